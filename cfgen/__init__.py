@@ -1,0 +1,30 @@
+"""cfgen: the smallest plausible change to an image that changes a model's mind."""
+
+from cfgen.checkpoints import Checkpoint, load_checkpoint
+from cfgen.classifier import Classifier
+from cfgen.criterion import Criterion, Flip
+from cfgen.directions import DIRECTIONS, Direction, Gradient, MinimalNorm
+from cfgen.explain import explain
+from cfgen.problem import Problem
+from cfgen.result import Counterfactual, Status
+from cfgen.searches import FirstCrossing, Search
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DIRECTIONS",
+    "Checkpoint",
+    "Classifier",
+    "Counterfactual",
+    "Criterion",
+    "Direction",
+    "FirstCrossing",
+    "Flip",
+    "Gradient",
+    "MinimalNorm",
+    "Problem",
+    "Search",
+    "Status",
+    "explain",
+    "load_checkpoint",
+]

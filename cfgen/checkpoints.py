@@ -1,0 +1,116 @@
+"""A checkpoint: a folder with the models of one task. Name or folder to models, without pickle.
+
+NAME/config.json      what stands where, image size, calibration of the plausibility
+NAME/README.md        model card
+NAME/autoencoder/     config.json + safetensors, diffusers' save_pretrained
+NAME/classifier/      config.json + safetensors
+NAME/oracle/          the same; judges, never searched with (may be absent)
+NAME/prior/           config.json + safetensors (may be absent)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cfgen.classifier import Classifier, load_classifier
+from cfgen.generators import Autoencoder, Generator
+from cfgen.priors import LatentFlow, Prior
+
+# Beside the package in a clone, inside it in a wheel.
+ROOTS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parent / "_checkpoints")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".pt2")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The models of one task.
+
+    Attributes:
+        name: Name of the folder.
+        generator: E and G.
+        classifier: f, the model that is explained.
+        oracle: A second classifier that only judges, or None.
+        prior: Where synthetic patients come from, or None.
+        channels: Channels of an image.
+        size: Height and width of an image.
+        calibration: For each class, round-trip LPIPS of real images of it (n,).
+        hashes: SHA-256 of each weights file.
+    """
+
+    name: str
+    generator: Generator
+    classifier: Classifier
+    oracle: Classifier | None
+    prior: Prior | None
+    channels: int
+    size: tuple[int, int]
+    calibration: dict[str, Tensor] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def available() -> list[str]:
+    """Names of the checkpoints that come with cfgen."""
+    return sorted(path.parent.name for root in ROOTS for path in root.glob("*/config.json"))
+
+
+def find(name: str) -> Path:
+    """The folder of a checkpoint, given by its path or its name.
+
+    Raises:
+        ValueError: There is no such checkpoint.
+    """
+    for folder in (Path(name), *(root / name for root in ROOTS)):
+        if (folder / "config.json").is_file():
+            return folder
+    names = ", ".join(available()) or "(none found)"
+    raise ValueError(f"expected a checkpoint folder or one of {names}, got '{name}'")
+
+
+def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load the models of a checkpoint, frozen and in eval mode.
+
+    Args:
+        name: Name or folder.
+        device: Where the models go.
+
+    Raises:
+        ValueError: There is no such checkpoint, or a part of it is missing.
+    """
+    folder = find(name)
+    config = json.loads((folder / "config.json").read_text())
+    for part in ("image", "generator", "classifier"):
+        if part not in config:
+            names = ", ".join(config)
+            raise ValueError(f"expected '{part}' in {folder.name}/config.json, got {names}")
+    image, pair = config["image"], config["generator"]
+    generator = Autoencoder.load(
+        folder / pair["folder"],
+        channels=image["channels"],
+        stem=pair["stem"],
+        value_range=tuple(pair["value_range"]),
+    )
+
+    def classifier(part: str) -> Classifier:
+        return load_classifier(folder / config[part]).to(device)
+
+    weights = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS)
+    return Checkpoint(
+        name=folder.resolve().name,
+        generator=generator.to(device).freeze(),
+        classifier=classifier("classifier"),
+        oracle=classifier("oracle") if "oracle" in config else None,
+        prior=LatentFlow.load(folder / config["prior"]).to(device) if "prior" in config else None,
+        channels=image["channels"],
+        size=tuple(image["size"]),
+        calibration={k: torch.tensor(v) for k, v in config.get("calibration", {}).items()},
+        hashes={
+            p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in weights
+        },
+    )

@@ -1,0 +1,284 @@
+"""The command line: what run_cf.py, ``cfgen`` and ``python -m cfgen`` call."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+EPILOG = """\
+examples:
+  %(prog)s
+      explain eight synthetic patients of the checkpoint brain-flair
+  %(prog)s --images scans --target healthy --out runs/scans
+      explain every image of a folder towards one class
+  %(prog)s --images scans --split test --confidence 0.9
+      the rows of scans/labels.csv with split test, until the target is 90 %% probable
+  accelerate launch --num_processes 2 run_cf.py --images scans
+      the same in two processes (without GPUs: accelerate launch --multi_gpu ...)
+
+exit status: 0 all images read, 1 some could not be read (see results.csv), 2 wrong usage
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage around it."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the program."""
+    p = _Parser(
+        prog=Path(sys.argv[0]).name if sys.argv[0].endswith("run_cf.py") else "cfgen",
+        description="Find the smallest plausible change to an image that changes a model's mind.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = p.add_argument_group("what is explained")
+    data.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="tree of PNG, JPEG, TIFF, BMP or NPY files (without it: synthetic patients drawn from "
+        "the checkpoint's prior)",
+    )
+    data.add_argument(
+        "--labels",
+        metavar="CSV",
+        help="columns file, label, mask, patient, split; files relative to FOLDER (default: "
+        "FOLDER/labels.csv if it is there)",
+    )
+    data.add_argument("--split", metavar="NAME", help="only the rows of this split")
+    data.add_argument(
+        "--limit",
+        metavar="N",
+        type=int,
+        help="only the first N images (default of synthetic patients: 8)",
+    )
+    data.add_argument(
+        "--stretch",
+        action="store_true",
+        help="resize without keeping the aspect (default: pad, then resize)",
+    )
+    how = p.add_argument_group("how")
+    how.add_argument(
+        "--checkpoint",
+        metavar="NAME_OR_FOLDER",
+        default="brain-flair",
+        help="the models (default: %(default)s)",
+    )
+    how.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="class to explain towards (default: the most likely other class of each image)",
+    )
+    how.add_argument(
+        "--direction",
+        metavar="NAME",
+        default="minimal_norm",
+        help="gradient or minimal_norm (default: %(default)s)",
+    )
+    how.add_argument(
+        "--detail",
+        choices=("keep", "drop"),
+        default="keep",
+        help="keep what the autoencoder cannot reconstruct, or drop it (default: %(default)s)",
+    )
+    how.add_argument(
+        "--confidence",
+        metavar="P",
+        type=float,
+        help="probability that the target must reach (default: the flip itself, which is 0.5 with "
+        "two classes)",
+    )
+    how.add_argument(
+        "--lpips",
+        choices=("st-alex", "alex", "vgg", "squeeze"),
+        default="st-alex",
+        help="trunk of the perceptual distance; st-alex needs no download (default: %(default)s)",
+    )
+    how.add_argument("--seed", type=int, default=0, help="seed of what is random (default: 0)")
+    where = p.add_argument_group("where")
+    where.add_argument(
+        "--out", metavar="OUT", default="out", help="run folder (default: %(default)s)"
+    )
+    where.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="(default: %(default)s)",
+    )
+    where.add_argument(
+        "--precision",
+        choices=("no", "bf16", "fp16"),
+        default="no",
+        help="mixed precision of the gradients; what is handed over is always computed in full "
+        "(default: %(default)s)",
+    )
+    where.add_argument(
+        "--batch-size",
+        metavar="N",
+        default="auto",
+        help="images at once (default: auto: 4 on a CPU, else 32, fewer when memory runs out)",
+    )
+    where.add_argument(
+        "--sweep",
+        metavar="N",
+        type=int,
+        default=11,
+        help="images along lambda for the page's slider, 0 for none (default: %(default)s)",
+    )
+    return p
+
+
+def accelerator_of(device: str, precision: str) -> Accelerator:
+    """Accelerate's choice of device, or the one asked for.
+
+    Raises:
+        ValueError: The device or the precision is not to be had here.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+        "auto": True,
+    }
+    if not there[device]:
+        names = ", ".join(name for name, found in there.items() if found)
+        raise ValueError(f"expected a device of {names}, got '{device}'")
+    # Accelerate shares work between processes on a CPU only if it is told that it is one.
+    on_cpu = device == "cpu" or not (there["cuda"] or there["mps"])
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)
+
+
+def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
+    """The first rows of the results as text."""
+    head = f"{'image':<32} {'source':>10} -> {'target':<10} {'status':<14} {'lambda':>7}"
+    head += f" {'p before':>9} {'p after':>8} {'LPIPS':>7} {'oracle':>7}"
+    lines = [head]
+    for row in rows[:most]:
+
+        def number(name: str, row: dict[str, Any] = row) -> str:
+            value = row[name]
+            return f"{value:.3f}" if isinstance(value, float) and value == value else "-"
+
+        agrees = {1: "agrees", 0: "differs"}.get(row["oracle_agrees"], "-")
+        lines.append(
+            f"{row['case'][-32:]:<32} {row['source']:>10} -> {row['target']:<10} "
+            f"{row['status'][:14]:<14} {number('lam'):>7} {number('prob_before'):>9} "
+            f"{number('prob_after'):>8} {number('lpips'):>7} {agrees:>7}"
+        )
+    if len(rows) > most:
+        lines.append(f"... {len(rows) - most} more in results.csv")
+    statuses = Counter(row["status"] for row in rows)
+    lines.append(", ".join(f"{count} {name}" for name, count in statuses.most_common()))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status.
+
+    Raises:
+        SystemExit: The usage is wrong (2), or help was asked for (0).
+    """
+    options = parser()
+    args = options.parse_args(argv)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched from a hub
+    try:
+        return _run(args)
+    except _Usage as error:
+        options.error(str(error))
+
+
+class _Usage(Exception):
+    """Something the user can put right."""
+
+
+def _run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from cfgen.checkpoints import load_checkpoint
+    from cfgen.data import ImageFolder, Item, read_image
+    from cfgen.data.synthetic import synthetic_patients
+    from cfgen.engine import Engine, Settings, fresh_folder
+    from cfgen.gallery import write_gallery
+    from cfgen.plausibility import LPIPS
+
+    out = Path(args.out)
+    try:
+        if args.batch_size != "auto" and not args.batch_size.isdigit():
+            raise ValueError(f"expected a batch size of auto or a number, got '{args.batch_size}'")
+        accelerator = accelerator_of(args.device, args.precision)
+        # A CPU gains nothing from more, and small batches are shared more evenly.
+        auto = 4 if accelerator.device.type == "cpu" else 32
+        settings = Settings(
+            target=args.target,
+            direction=args.direction,
+            detail=args.detail == "keep",
+            confidence=args.confidence,
+            batch_size=auto if args.batch_size == "auto" else int(args.batch_size),
+            sweep=args.sweep,
+            seed=args.seed,
+        )
+        if args.images is None and (args.labels or args.split):
+            raise ValueError("expected --images with --labels or --split, got none")
+        if args.limit is not None and args.limit < 1:
+            raise ValueError(f"expected a limit of at least 1, got {args.limit}")
+        checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
+        engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
+        drawn: dict[str, Tensor] = {}
+        if args.images is not None:
+            items: Sequence[Item] = ImageFolder(
+                args.images, labels=args.labels, split=args.split, limit=args.limit
+            )
+        elif checkpoint.prior is not None:
+            n = 8 if args.limit is None else args.limit
+            items, drawn = synthetic_patients(checkpoint.prior, checkpoint.generator, n, args.seed)
+        else:
+            raise ValueError(f"expected --images: checkpoint '{checkpoint.name}' has no prior")
+        if accelerator.is_main_process:
+            fresh_folder(out)
+    except (ValueError, OSError) as error:
+        raise _Usage(str(error)) from error
+
+    def load(item: Item) -> Tensor:
+        if args.images is None:
+            return drawn[item.stem]
+        return read_image(
+            item.path,
+            channels=checkpoint.channels,
+            size=checkpoint.size,
+            keep_aspect=not args.stretch,
+        )
+
+    main_process = accelerator.is_main_process
+    share = len(engine.share(items))
+    with tqdm(total=share, unit="image", disable=not main_process) as bar:
+
+        def progress(done: int) -> None:
+            bar.update(done - bar.n)
+
+        rows = engine.run(
+            items,
+            load,
+            out,
+            on_progress=progress,
+            record={"synthetic": args.images is None, "arguments": vars(args)},
+        )
+    if main_process:
+        print(table(rows))
+        print(f"Open {write_gallery(out)}")
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    return 1 if any(row["status"] == "UNREADABLE" for row in rows) else 0

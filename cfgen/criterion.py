@@ -1,0 +1,112 @@
+"""Criteria: logits to one signed margin, positive exactly when the model has changed its mind."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+class Criterion(ABC):
+    """A signed margin of logits; gradient, search and verdict all use this one number.
+
+    Attributes:
+        target: The class that each sample is moved towards (B,) int64.
+    """
+
+    target: Tensor
+
+    @abstractmethod
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits (B, K) to margins (B,), > 0 exactly when the criterion is met."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Criterion:
+        """The criterion of the samples ``index`` (n,) of the batch."""
+
+    def __and__(self, other: Criterion) -> Criterion:
+        """Both at once: the minimum of the margins."""
+        return Both(self, other)
+
+
+@dataclass(frozen=True)
+class Flip(Criterion):
+    """Margin of the target class: met when the target is what the model says.
+
+    Without ``confidence`` the margin is the target's logit minus the largest other logit, minus
+    ``kappa``. With ``confidence`` p it is the target's log-odds minus log(p / (1 - p)), so it is
+    met when the target's softmax probability exceeds p; with two classes and p = 0.5 both are the
+    same number.
+
+    Args:
+        target: Class index of each sample (B,), int64.
+        kappa: Logits by which the target must lead.
+        confidence: Probability in (0, 1) that the target must reach, or None.
+
+    Raises:
+        ValueError: The target is not (B,) int64, or the confidence is not inside (0, 1).
+    """
+
+    target: Tensor
+    kappa: float = 0.0
+    confidence: float | None = None
+    offset: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.target.ndim != 1 or self.target.dtype != torch.int64:
+            got = f"{tuple(self.target.shape)} {str(self.target.dtype).removeprefix('torch.')}"
+            raise ValueError(f"expected target of shape (B,) int64, got {got}")
+        p = self.confidence
+        if p is not None and not 0 < p < 1:
+            raise ValueError(f"expected a confidence between 0 and 1, got {p}")
+        log_odds = 0.0 if p is None else math.log(p / (1 - p))
+        object.__setattr__(self, "offset", log_odds + self.kappa)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits (B, K) to margins (B,).
+
+        Raises:
+            ValueError: The logits are not (B, K), or a target is none of their K classes.
+        """
+        size = len(self.target)
+        if logits.ndim != 2 or len(logits) != size or logits.shape[1] < 2:
+            raise ValueError(
+                f"expected logits of shape ({size}, K) with K >= 2, got {tuple(logits.shape)}"
+            )
+        if bool(((self.target < 0) | (self.target >= logits.shape[1])).any()):
+            raise ValueError(
+                f"expected targets from 0 to {logits.shape[1] - 1}, got {self.target.tolist()}"
+            )
+        column = self.target[:, None]
+        others = logits.scatter(1, column, -torch.inf)
+        rival = others.amax(1) if self.confidence is None else others.logsumexp(1)
+        return logits.gather(1, column)[:, 0] - rival - self.offset
+
+    def rows(self, index: Tensor) -> Flip:
+        """The criterion of the samples ``index`` (n,) of the batch."""
+        return Flip(self.target[index], self.kappa, self.confidence)
+
+
+@dataclass(frozen=True)
+class Both(Criterion):
+    """The minimum of two margins: met when both criteria are."""
+
+    first: Criterion
+    second: Criterion
+
+    @property
+    def target(self) -> Tensor:  # type: ignore[override]
+        """The class that the first criterion asks for."""
+        return self.first.target
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits (B, K) to margins (B,)."""
+        return torch.minimum(self.first(logits), self.second(logits))
+
+    def rows(self, index: Tensor) -> Both:
+        """The criterion of the samples ``index`` (n,) of the batch."""
+        return Both(self.first.rows(index), self.second.rows(index))

@@ -1,0 +1,17 @@
+"""The abstract direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from cfgen.problem import Problem
+
+
+class Direction(ABC):
+    """A source of alpha. It never sees a step length that a search chose."""
+
+    @abstractmethod
+    def __call__(self, problem: Problem) -> Tensor:
+        """Return unit directions alpha (B, *L) towards the target; a zero row is no direction."""

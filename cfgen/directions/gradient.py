@@ -1,0 +1,19 @@
+"""The gradient of the margin at z."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cfgen.directions.base import Direction
+from cfgen.problem import Problem, unit
+
+
+class Gradient(Direction):
+    """Steepest ascent of the margin: alpha = grad m(z) / |grad m(z)|, the latent shift.
+
+    Reference: Cohen et al., Gifsplanation via Latent Shift, 2021, arXiv:2102.09475.
+    """
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """Return unit directions (B, *L)."""
+        return unit(problem.grad(problem.z)[1])

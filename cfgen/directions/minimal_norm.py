@@ -1,0 +1,107 @@
+"""The chord to the nearest point of the decision boundary in latent space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cfgen.directions.base import Direction
+from cfgen.problem import Problem, unit
+
+
+class MinimalNorm(Direction):
+    """Direction of the smallest step that flips: the ray that meets the boundary at a right angle.
+
+    First climb: DeepFool's step -m / |g| along the normal n = g / |g|, inside a trust region that
+    grows where the tangent plane of the margin predicts the gain and shrinks where it does not.
+    Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
+    z along n. The ray turns towards n, by half as much whenever its crossing does not move closer.
+    The fixed point n = v is the condition for a minimum of the norm.
+
+    Args:
+        steps: Largest number of gradients.
+        parallel: Cosine between ray and normal at the boundary at which a sample stops.
+
+    Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
+    SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
+    combined random load sequences, 1978, doi:10.1016/0045-7949(78)90046-9.
+    """
+
+    def __init__(self, steps: int = 12, parallel: float = 0.995) -> None:
+        self.steps, self.parallel = steps, parallel
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """Return unit directions (B, *L)."""
+        return self._turn(problem, *self._climb(problem))
+
+    def _climb(self, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rays v to the highest point of a climb, normals n there, crossings c, gradients left."""
+        m, g = problem.grad(problem.z)
+        v, n = unit(g), unit(g)
+        c, left = torch.full_like(m, torch.inf), torch.full_like(m, self.steps - 1)
+        d, radius = torch.zeros_like(v), -m / norm(g) / 2
+        rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
+        while len(rows := rows[left[rows] > 0]):
+            size = norm(g[rows])
+            step = torch.minimum(-m[rows] / size, radius[rows])
+            new = d[rows] + scale(step, n[rows])
+            height, slope = problem.grad(problem.z[rows] + new, rows)
+            left[rows] -= 1
+            gain = (height - m[rows]) / (step * size)
+            up = (gain > 0) & unit(slope).flatten(1).any(1)
+            radius[rows] = step * torch.where(up & (gain > 0.25), 1 + (gain > 0.75).to(step), 0.5)
+            higher = rows[up]
+            d[higher], m[higher], g[higher] = new[up], height[up], slope[up]
+            v[higher], n[higher] = unit(new[up]), unit(slope[up])
+            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]))
+            rows = rows[c[rows].isinf()]
+        return v, n, c, left
+
+    def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> Tensor:
+        """Turn the rays v that cross at lengths c towards the normals n there."""
+        share = torch.ones_like(c)
+        while True:
+            going = c.isfinite() & (dot(n, v) < self.parallel) & (share > 0.1) & (left > 0)
+            rows = going.nonzero()[:, 0]
+            if not len(rows):
+                return v
+            old, normal, length = v[rows], n[rows], c[rows]
+            ray = unit(old + scale(share[rows], normal - old))
+            # The tangent plane at the old crossing tells the new one.
+            t = length * dot(normal, old) / dot(normal, ray)
+            t = t.clamp(length / 2, length)
+            m, g = problem.grad(problem.z[rows] + scale(t, ray), rows)
+            left[rows] -= 1
+            new = crossing(m, g, ray, t)
+            closer = new < length
+            v[rows[closer]], n[rows[closer]], c[rows[closer]] = (
+                s[closer] for s in (ray, unit(g), new)
+            )
+            share[rows] = torch.where(closer, (2 * share[rows]).clamp(max=1), share[rows] / 2)
+
+
+def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """Where rays v (n, *L) cross the boundary, by margins m and gradients g at lengths t (n,).
+
+    The tangent plane is trusted near the boundary only; elsewhere a ray that has flipped at t
+    crosses at t at the latest, and one that has not may never: inf.
+    """
+    slope = dot(g, v)
+    change = torch.where(slope > 0, -m / slope, torch.inf)
+    otherwise = torch.where(m > 0, t, torch.inf)
+    return torch.where(change.abs() < 0.2 * t, t + change, otherwise)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (n,) of the rows of a and b (n, *L)."""
+    return (a * b).flatten(1).sum(1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norms (n,) of the rows of a (n, *L)."""
+    return a.flatten(1).norm(dim=1)
+
+
+def scale(a: Tensor, b: Tensor) -> Tensor:
+    """Rows of b (n, *L), each times its number in a (n,)."""
+    return a.view(-1, *[1] * (b.ndim - 1)) * b

@@ -1,0 +1,339 @@
+"""A whole dataset: batches, processes, files. The way of the data from images to a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size, gather_object
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+import cfgen
+from cfgen import metrics
+from cfgen.checkpoints import Checkpoint
+from cfgen.classifier import Classifier
+from cfgen.criterion import Flip
+from cfgen.data import Item, UnreadableImage
+from cfgen.directions import DIRECTIONS
+from cfgen.explain import explain, likely_other
+from cfgen.gallery.difference import difference_overlay
+from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
+from cfgen.problem import LEVELS, Problem
+from cfgen.result import Counterfactual, Status
+
+COLUMNS: Sequence[str] = (
+    "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
+    "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
+    "seconds direction seed"
+).split()
+PACKAGES: Sequence[str] = (
+    "torch diffusers accelerate lpips stlpips-pytorch kornia numpy scipy".split()
+)
+MARK = "synthetic counterfactual, not for diagnosis"
+LPIPS_SIDE = 28
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chooses.
+
+    Attributes:
+        target: Class to explain towards; None for the most likely other class of each image.
+        direction: Name of a direction.
+        detail: Keep what the pair cannot reconstruct.
+        confidence: Probability that the target must reach; None for the flip itself.
+        batch_size: Images at once; fewer when memory runs out.
+        sweep: Images along lambda for the gallery's slider, 0 for none.
+        seed: Seed of whatever is random.
+    """
+
+    target: str | None = None
+    direction: str = "minimal_norm"
+    detail: bool = True
+    confidence: float | None = None
+    batch_size: int = 32
+    sweep: int = 11
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.direction not in DIRECTIONS:
+            names = ", ".join(DIRECTIONS)
+            raise ValueError(f"expected a direction of {names}, got '{self.direction}'")
+        if self.confidence is not None and not 0 < self.confidence < 1:
+            raise ValueError(f"expected a confidence between 0 and 1, got {self.confidence}")
+        if self.batch_size < 1:
+            raise ValueError(f"expected a batch size of 1 or more, got {self.batch_size}")
+        if self.sweep < 0 or self.sweep == 1:
+            raise ValueError(f"expected a sweep of 0 or of 2 and more images, got {self.sweep}")
+
+
+@dataclass
+class Engine:
+    """Explains a dataset and writes the run folder.
+
+    Args:
+        checkpoint: The models.
+        settings: What the user chose.
+        accelerator: Device, mixed precision and processes.
+        lpips: The perceptual distance.
+    """
+
+    checkpoint: Checkpoint
+    settings: Settings
+    accelerator: Accelerator
+    lpips: LPIPS
+
+    def __post_init__(self) -> None:
+        """Find the classifier's two-class view and the target's index."""
+        f, target = self.checkpoint.classifier, self.settings.target
+        if f.head == "multilabel":
+            if target is None:
+                names = ", ".join(f.classes)
+                raise ValueError(f"expected a target, '{{name}}' or 'no {{name}}', of {names}")
+            f = f.finding(target.removeprefix("no "))
+        self.classifier: Classifier = f
+        self.target = None if target is None else f.index(target)
+
+    def run(
+        self,
+        items: Sequence[Item],
+        load: Callable[[Item], Tensor],
+        out: Path,
+        on_progress: Callable[[int], None] = lambda done: None,
+        record: dict[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Explain every image and write OUT as ``design.md`` describes it, without the page.
+
+        Args:
+            items: What to explain.
+            load: Reads an item's image (C, H, W) in [0, 1]; raises UnreadableImage.
+            out: Folder to write; a former run in it is replaced.
+            on_progress: Called with the number of images that this process has finished.
+            record: More entries for run.json.
+
+        Returns:
+            One row an image, in the order of the items; the same list in every process.
+        """
+        accelerator = self.accelerator
+        if accelerator.is_main_process:
+            fresh_folder(out)
+        accelerator.wait_for_everyone()
+        start = time.perf_counter()
+
+        mine = self.share(items)
+        rows: list[dict[str, Any]] = []
+
+        def work(batch_size: int) -> None:
+            while len(rows) < len(mine):  # goes on where memory ran out
+                rows.extend(self.batch(mine[len(rows) :][:batch_size], load, out))
+                on_progress(len(rows))
+
+        retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
+        retry()
+        rows = gather_object(rows)
+        if accelerator.is_main_process:
+            write_rows(out / "results.csv", rows)
+            seconds = time.perf_counter() - start
+            summary = self.record(rows, seconds) | (record or {})
+            (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
+        accelerator.wait_for_everyone()
+        return rows
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """The items of this process, the most in the first.
+
+        These are whole batches: the last bits of a model depend on the batch, and so rows must not
+        depend on the number of processes.
+        """
+        size, processes = self.settings.batch_size, self.accelerator.num_processes
+        batches, rank = -(-len(items) // size), self.accelerator.process_index
+        first, last = (-(-batches * k // processes) * size for k in (rank, rank + 1))
+        return list(items)[first:last]
+
+    def batch(
+        self, items: Sequence[Item], load: Callable[[Item], Tensor], out: Path
+    ) -> list[dict[str, Any]]:
+        """Explain some images and write their case folders; returns their rows."""
+        start = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        images, readable = [], []
+        for item in items:
+            row = dict.fromkeys(COLUMNS, "") | {
+                "case": item.stem,
+                "file": item.file,
+                "label": item.label or "",
+                "direction": self.settings.direction,
+                "seed": self.settings.seed,
+            }
+            try:
+                images.append(load(item))
+                readable.append(row)
+            except UnreadableImage as error:
+                row |= {"status": Status.UNREADABLE.name, "message": str(error)}
+            rows.append(row)
+        if not readable:
+            return rows
+        cf = self.explain(torch.stack(images).to(self.accelerator.device))
+        for row, single, values in zip(readable, cf, self.measure(cf), strict=True):
+            row |= values
+            self.write_case(single, out / "cases" / row["case"])
+        for row in readable:
+            row["seconds"] = (time.perf_counter() - start) / len(readable)
+        return rows
+
+    def explain(self, x: Tensor) -> Counterfactual:
+        """Counterfactuals of images (B, C, H, W) with the chosen settings."""
+        with torch.no_grad():
+            grid = (x * LEVELS).round() / LEVELS
+            target = likely_other(self.classifier(grid))
+        if self.target is not None:
+            target = torch.full_like(target, self.target)
+        problem = Problem(
+            self.checkpoint.generator,
+            self.classifier,
+            Flip(target, confidence=self.settings.confidence),
+            x,
+            detail=self.settings.detail,
+            autocast=lambda: self.accelerator.autocast(),
+        )
+        return explain(problem, DIRECTIONS[self.settings.direction]())
+
+    @torch.no_grad()
+    def measure(self, cf: Counterfactual) -> list[dict[str, Any]]:
+        """The columns of results.csv that describe each counterfactual."""
+        names = self.classifier.classes
+        source = cf.logits_before.argmax(1)
+        columns: dict[str, list[Any]] = {
+            "source": [names[i] for i in source.tolist()],
+            "target": [names[i] for i in cf.target.tolist()],
+            "status": [s.name for s in cf.status],
+            "message": ["" if s is Status.FLIPPED else s.value for s in cf.status],
+            "lam": cf.lam.tolist(),
+            "lam_lower": cf.lam_lower.tolist(),
+            "latent_l2": (cf.lam * cf.alpha.flatten(1).norm(dim=1)).tolist(),
+            "prob_before": cf.prob_before.tolist(),
+            "prob_after": cf.prob_after.tolist(),
+            "l1": metrics.l1(cf.x, cf.x_cf).tolist(),
+            "ssim": metrics.ssim(cf.x, cf.x_cf).tolist(),
+            "forward": cf.passes.forward.tolist(),
+            "backward": cf.passes.backward.tolist(),
+            "evals": (cf.passes.forward + cf.passes.backward).tolist(),
+        }
+        if min(cf.x.shape[-2:]) >= LPIPS_SIDE and cf.x.shape[1] in (1, 3):
+            columns["lpips"] = self.lpips(cf.x, cf.x_cf).tolist()
+            score = round_trip(self.lpips, self.checkpoint.generator, cf.x_cf)
+            columns["plausibility"] = [
+                float(conformal_p_value(s[None], self.checkpoint.calibration[names[t]].to(s)))
+                if names[t] in self.checkpoint.calibration
+                else float("nan")
+                for s, t in zip(score, cf.target.tolist(), strict=True)
+            ]
+        oracle = self.checkpoint.oracle
+        if oracle is not None and oracle.classes == names:
+            column = cf.target[:, None]
+            for when, x in (("before", cf.x), ("after", cf.x_cf)):
+                p = oracle(x).softmax(1)
+                columns[f"oracle_{when}"] = p.gather(1, column)[:, 0].tolist()
+            columns["oracle_agrees"] = [int(a) for a in (p.argmax(1) == cf.target).tolist()]
+        rows = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+        for row, moved in zip(rows, cf.moved.tolist(), strict=True):
+            if not moved:  # distances and judgements of an image that was not made say nothing
+                row |= dict.fromkeys(
+                    ("latent_l2", "prob_after", "lpips", "l1", "ssim", "plausibility")
+                    + ("oracle_after", "oracle_agrees"),
+                    float("nan"),
+                )
+        return rows
+
+    def write_case(self, cf: Counterfactual, folder: Path) -> None:
+        """Write the pictures, the arrays and the sweep of one counterfactual."""
+        folder.mkdir(parents=True, exist_ok=True)  # made already where memory ran out
+        info = PngInfo()
+        info.add_text("Comment", MARK)
+        to_image(cf.x[0]).save(folder / "x.png")
+        to_image(cf.x_cf[0]).save(folder / "x_cf.png", pnginfo=info)
+        overlay, _ = difference_overlay(cf.x[0].cpu(), cf.x_cf[0].cpu())
+        Image.fromarray(overlay.permute(1, 2, 0).numpy()).save(folder / "difference.png")
+        cf.save(folder / "case.npz")
+        if not self.settings.sweep or not bool(cf.flipped):
+            return
+        steps, images, probabilities = cf.sweep(self.settings.sweep)
+        (folder / "sweep").mkdir(exist_ok=True)
+        for i, image in enumerate(images):
+            to_image(image[0]).save(folder / "sweep" / f"{i:02d}.png", pnginfo=info)
+        sweep = {
+            "lam": steps[:, 0].tolist(),
+            "prob_target": probabilities[:, 0, int(cf.target)].tolist(),
+            "flip": float(cf.lam),
+        }
+        (folder / "sweep.json").write_text(json.dumps(sweep) + "\n")
+
+    def record(self, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        """What run.json says: settings, software, weights, outcome."""
+        return {
+            "settings": asdict(self.settings),
+            "checkpoint": {"name": self.checkpoint.name, "sha256": self.checkpoint.hashes},
+            "lpips": {"trunk": self.lpips.trunk, "sha256": self.lpips.hash},
+            "device": self.accelerator.device.type,
+            "precision": self.accelerator.mixed_precision,
+            "processes": self.accelerator.num_processes,
+            "versions": {"cfgen": cfgen.__version__, "python": platform.python_version()}
+            | {p: version(p) for p in PACKAGES},
+            "statuses": dict(Counter(row["status"] for row in rows)),
+            "seconds": round(seconds, 3),
+        }
+
+
+def to_image(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1], C of 1 or 3, as an 8-bit Pillow image."""
+    array = (x * 255).round().byte().cpu().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def fresh_folder(out: Path) -> None:
+    """Make an empty run folder; replaces a former run and nothing else.
+
+    Raises:
+        ValueError: The folder holds something that is not a run.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a folder for the output, got the file '{out}'")
+    if out.exists() and any(out.iterdir()) and not (out / "run.json").is_file():
+        raise ValueError(f"expected an empty folder or a former run for the output, got '{out}'")
+    shutil.rmtree(out / "cases", ignore_errors=True)
+    for name in ("index.html", "results.csv"):
+        (out / name).unlink(missing_ok=True)
+    (out / "cases").mkdir(parents=True)
+    (out / "run.json").write_text("{}\n")  # so that an interrupted run is known as one
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write results.csv: numbers with six digits, nan as an empty cell."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.6g}"
+        return value
+
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: cell(v) for k, v in row.items()})

@@ -1,0 +1,222 @@
+"""The counterfactual problem: where E, G and f meet. The formula stands here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from cfgen.criterion import Criterion
+from cfgen.generators.base import Generator
+
+LEVELS = 255
+
+
+@dataclass
+class Passes:
+    """Passes of each sample through the models, as int64 tensors (B,).
+
+    Attributes:
+        encode: Passes through E.
+        forward: Forward passes, each one classification by f behind at most one decode by G.
+        backward: Backward passes, each through f and G.
+    """
+
+    encode: Tensor
+    forward: Tensor
+    backward: Tensor
+
+    @classmethod
+    def zeros(cls, size: int) -> Passes:
+        """No passes yet for ``size`` samples."""
+        return cls(*(torch.zeros(size, dtype=torch.int64) for _ in fields(cls)))
+
+    def __getitem__(self, index: Tensor | slice) -> Passes:
+        """A copy of the passes of some samples."""
+        index = index.cpu() if isinstance(index, Tensor) else index
+        return Passes(*(getattr(self, f.name)[index].clone() for f in fields(self)))
+
+    def __setitem__(self, index: Tensor, passes: Passes) -> None:
+        """Set the passes of some samples."""
+        for f in fields(self):
+            getattr(self, f.name)[index.cpu()] = getattr(passes, f.name)
+
+
+class Problem:
+    """Find the smallest step in latent space that meets the criterion, for a batch of images.
+
+        z = E(x)        X' = G(z + lam * alpha) + r        r = x - G(z)   (0 without detail)
+
+    Args:
+        generator: The pair E, G.
+        classifier: f, images (B, C, H, W) in [0, 1] to logits (B, K).
+        criterion: Logits to a signed margin (B,).
+        x: Images (B, C, H, W) in [0, 1].
+        detail: Keep what the pair cannot reconstruct, by adding r.
+        levels: Grid of the images that are handed over, 255 for 8 bit; None for no rounding.
+        autocast: Context manager for the gradients, for mixed precision. The search and the
+            verdict always run in the precision of the weights.
+
+    Attributes:
+        x: The images on the grid (B, C, H, W).
+        x_rec: G(z), clamped, on the grid (B, C, H, W).
+        z: Latents (B, *L).
+        passes: Cost so far, for each sample.
+
+    Raises:
+        ValueError: x is not a batch of images in [0, 1], or criterion, E and G do not fit it.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        classifier: Callable[[Tensor], Tensor],
+        criterion: Criterion,
+        x: Tensor,
+        *,
+        detail: bool = True,
+        levels: int | None = LEVELS,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        if x.ndim != 4:
+            raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            raise ValueError(
+                f"expected finite images in [0, 1], got [{float(x.min()):g}, {float(x.max()):g}]"
+            )
+        if criterion.target.shape != (len(x),):
+            raise ValueError(
+                f"expected target of shape ({len(x)},), got {tuple(criterion.target.shape)}"
+            )
+        self.generator, self.classifier, self.criterion = generator, classifier, criterion
+        self.detail, self.levels, self.autocast = detail, levels, autocast
+        self.x = self.to_grid(x)
+        self.passes = Passes.zeros(len(x))
+        with torch.no_grad():
+            self.z = one_by_one(generator.encode, self.x)
+            rec = one_by_one(generator.decode, self.z)
+        if rec.shape != x.shape:
+            raise ValueError(
+                f"expected a reconstruction of shape {tuple(x.shape)}, got {tuple(rec.shape)}"
+            )
+        self.passes.encode += 1
+        self.x_rec = self.to_grid(rec.clamp(0, 1))
+        self.r = self.x - rec if detail else torch.zeros_like(rec)
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.x)
+
+    def rows(self, index: Tensor | slice) -> Problem:
+        """The problem of some samples of the batch, with passes of its own."""
+        part = copy(self)
+        part.x, part.x_rec, part.z, part.r = (
+            t[index] for t in (self.x, self.x_rec, self.z, self.r)
+        )
+        part.criterion = self.criterion.rows(torch.arange(len(self), device=self.x.device)[index])
+        part.passes = self.passes[index]
+        return part
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """Round images to the grid of the file that is handed over."""
+        return x if self.levels is None else (x * self.levels).round() / self.levels
+
+    def decode(self, z: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """G(z) + r, clamped to [0, 1] but not rounded: differentiable in z (n, *L)."""
+        x = self.generator.decode(z) + self.r[rows]
+        # A pixel on the edge of the range, as black background is, keeps its gradient, whatever the
+        # last bits of G (they depend on the batch) and the gradient of torch's clamp there.
+        edge = 1e-5
+        outside = (x < -edge) | (x > 1 + edge)
+        return x.clamp(0, 1).detach() + torch.where(outside, 0, x - x.detach())
+
+    def latent(self, alpha: Tensor, lam: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """The latents z + lam * alpha of ``rows``, for directions (n, *L) and steps (n,)."""
+        return self.z[rows] + lam.to(alpha).view(-1, *[1] * (alpha.ndim - 1)) * alpha
+
+    @torch.no_grad()
+    def image(self, alpha: Tensor, lam: Tensor) -> Tensor:
+        """X' as it is handed over: clamped and on the grid.
+
+        Args:
+            alpha: Directions (B, *L).
+            lam: Steps (B,); nan gives the image at 0.
+
+        Returns:
+            Images (B, C, H, W) in [0, 1].
+        """
+        rec = one_by_one(self.generator.decode, self.latent(alpha, lam.nan_to_num()))
+        return self.to_grid((rec + self.r).clamp(0, 1))
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """The logits f(x) (B, K) of images (B, C, H, W)."""
+        return one_by_one(self.classifier, x)
+
+    def count(self, kind: str, rows: Tensor | None = None) -> None:
+        """Add one pass of the given kind to the samples ``rows``, or to all."""
+        counter = getattr(self.passes, kind)
+        counter[slice(None) if rows is None else rows.cpu()] += 1
+
+    def grad(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Margin and its gradient at latents z, by one forward and one backward pass.
+
+        Args:
+            z: Latents (n, *L).
+            rows: Which samples they belong to (n,) int64; None for all.
+
+        Returns:
+            Margins (n,) and gradients (n, *L), both in the type of z.
+        """
+        index = slice(None) if rows is None else rows
+        criterion = self.criterion if rows is None else self.criterion.rows(rows)
+        with torch.enable_grad(), self.autocast():
+            z = z.detach().requires_grad_(True)
+            margin = criterion(self.classifier(self.decode(z, index)).to(z.dtype))
+        (gradient,) = torch.autograd.grad(margin.sum(), z)
+        self.count("forward", rows)
+        self.count("backward", rows)
+        return margin.detach(), gradient
+
+    def along(self, alpha: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The margin along a direction, all that a search may see.
+
+        Args:
+            alpha: Directions (B, *L).
+
+        Returns:
+            phi: ``phi(lam (n,), rows (n,)) -> margin (n,)`` of the rounded image of the samples
+            ``rows`` at the steps ``lam``.
+        """
+
+        @torch.no_grad()
+        def phi(lam: Tensor, rows: Tensor) -> Tensor:
+            z = self.latent(alpha[rows], lam, rows)
+            x = self.to_grid(self.decode(z, rows))
+            self.count("forward", rows)
+            return self.criterion.rows(rows)(self.classifier(x))
+
+        return phi
+
+
+def one_by_one(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply f to each row of x (B, ...) by itself: (B, ...).
+
+    The last bits of a convolution can depend on the batch. What is handed over must not, so that
+    a saved case replays exactly and two processes write the same rows as one.
+    """
+    return torch.cat([f(row) for row in x.split(1)])
+
+
+def unit(v: Tensor) -> Tensor:
+    """Scale each row of v (B, *L) to Euclidean norm 1; a zero or non-finite row becomes zero."""
+    flat = v.flatten(1)
+    # Divide by the largest entry first: the square of a tiny gradient underflows.
+    flat = flat / flat.abs().amax(1, keepdim=True)
+    flat = flat / flat.norm(dim=1, keepdim=True)
+    good = flat.isfinite().all(1, keepdim=True)
+    return torch.where(good, flat, torch.zeros_like(flat)).view_as(v)

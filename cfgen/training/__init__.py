@@ -1,0 +1,1 @@
+"""Scripts that train a checkpoint; see the model card for their order."""

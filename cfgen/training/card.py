@@ -1,0 +1,168 @@
+"""Measure a checkpoint on test; write config.json, metrics.json, samples and the model card.
+
+Intervals are 95 % percentile bootstraps over patients: slices of one patient are not independent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
+
+from cfgen import metrics
+from cfgen.checkpoints import load_checkpoint
+from cfgen.plausibility import LPIPS, round_trip
+from cfgen.training.classifier import CLASSES
+from cfgen.training.common import load_split
+
+CONFIG = {
+    "image": {"channels": 1, "size": [128, 128]},
+    "generator": {"folder": "autoencoder", "stem": 4, "value_range": [0.0, 1.0]},
+    "classifier": "classifier",
+    "oracle": "oracle",
+    "prior": "prior",
+}
+COMMANDS = [
+    f"python -m cfgen.training.{line} --data DATA"
+    for line in (
+        "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
+        "classifier --model target --steps 2200 --seed 0 --out CKPT/classifier",
+        "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --out CKPT/oracle",
+        "prior --steps 1800 --copies 6 --seed 0 --autoencoder CKPT/autoencoder --out CKPT/prior",
+        "prior --steps 1300 --copies 6 --seed 1 --lr 5e-4 --resume "
+        "--autoencoder CKPT/autoencoder --out CKPT/prior",
+        "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 "
+        "--out CKPT/autoencoder",
+        "card --checkpoint CKPT",
+    )
+]
+BATCH = 32
+
+
+def interval(
+    statistic: Callable[[np.ndarray], float], patients: list[str], seed: int = 0, n: int = 1000
+) -> dict[str, float]:
+    """A statistic of row indices with its 95 % bootstrap interval over patients."""
+    rng = np.random.default_rng(seed)
+    names = np.array(patients)
+    groups = [np.flatnonzero(names == name) for name in sorted(set(patients))]
+    values = []
+    for _ in range(n):
+        drawn = rng.integers(len(groups), size=len(groups))
+        try:
+            values.append(statistic(np.concatenate([groups[i] for i in drawn])))
+        except ValueError:  # a draw without one of the classes has no AUC
+            continue
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    value = statistic(np.arange(len(names)))
+    return {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def reliability(p: Tensor, y: Tensor, bins: int = 10) -> list[dict[str, float]]:
+    """Mean probability and observed share of tumours in each bin of probability."""
+    index = (p * bins).long().clamp(max=bins - 1)
+    return [
+        {
+            "n": int((index == b).sum()),
+            "probability": round(float(p[index == b].mean()), 4),
+            "observed": round(float(y[index == b].float().mean()), 4),
+        }
+        for b in range(bins)
+        if (index == b).any()
+    ]
+
+
+def classification(p: Tensor, y: Tensor, patients: list[str]) -> dict:
+    """AUC, accuracy, expected calibration error and reliability of P(tumour)."""
+
+    def auc(i: np.ndarray) -> float:
+        return float(roc_auc_score(y[i], p[i]))
+
+    def accuracy(i: np.ndarray) -> float:
+        return float(((p[i] > 0.5) == y[i].bool()).float().mean())
+
+    def ece(i: np.ndarray) -> float:
+        return float(binary_calibration_error(p[i], y[i], n_bins=10))
+
+    return {
+        "auc": interval(auc, patients),
+        "accuracy": interval(accuracy, patients),
+        "ece": interval(ece, patients),
+        "reliability": reliability(p, y),
+    }
+
+
+@torch.no_grad()
+def main() -> None:
+    """Command line of this script."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--data", type=Path, required=True, help="folder with labels.csv")
+    p.add_argument("--checkpoint", type=Path, required=True, help="folder to measure and complete")
+    args = p.parse_args()
+    folder: Path = args.checkpoint
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    checkpoint = load_checkpoint(str(folder))
+    lpips, pair = LPIPS("st-alex"), checkpoint.generator
+    images, labels, _ = load_split(args.data, "val")
+    scores = torch.cat([round_trip(lpips, pair, b.float() / 255) for b in images.split(BATCH)])
+    calibration = {
+        name: [round(v, 5) for v in scores[labels == k].sort().values.tolist()]
+        for k, name in enumerate(CLASSES)
+    }
+    text = json.dumps(CONFIG | {"calibration": calibration}, indent=2)
+    (folder / "config.json").write_text(text + "\n")
+
+    images, labels, patients = load_split(args.data, "test")
+    columns: dict[str, list[Tensor]] = {k: [] for k in "psnr ssim lpips target oracle".split()}
+    for batch in images.split(BATCH):
+        x = batch.float() / 255
+        rec = pair.decode(pair.encode(x)).clamp(0, 1)
+        columns["psnr"].append(metrics.psnr(x, rec))
+        columns["ssim"].append(metrics.ssim(x, rec))
+        columns["lpips"].append(lpips(x, rec))
+        columns["target"].append(checkpoint.classifier(x).softmax(1)[:, 1])
+        if checkpoint.oracle is not None:
+            columns["oracle"].append(checkpoint.oracle(x).softmax(1)[:, 1])
+    values = {k: torch.cat(v) for k, v in columns.items()}
+
+    def mean_of(name: str) -> Callable[[np.ndarray], float]:
+        return lambda i: float(values[name][i].mean())
+
+    report = {
+        "split": "test",
+        "slices": len(images),
+        "patients": len(set(patients)),
+        "reconstruction": {k: interval(mean_of(k), patients) for k in ("psnr", "ssim", "lpips")},
+        "classifier": classification(values["target"], labels, patients),
+        "oracle": classification(values["oracle"], labels, patients),
+        "megabytes": round(sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6, 1),
+    }
+    if checkpoint.prior is not None:
+        classes = torch.arange(32) % len(CLASSES)
+        drawn = pair.decode(checkpoint.prior.sample(classes, seed=1)).clamp(0, 1)
+        rows = [drawn[classes == k][i : i + 8, 0] for k in range(len(CLASSES)) for i in (0, 8)]
+        sheet = torch.cat([torch.cat(list(row), dim=1) for row in rows])
+        Image.fromarray((sheet * 255).round().byte().numpy()).save(folder / "samples.png")
+        p_drawn = checkpoint.classifier(drawn).argmax(1)
+        report["prior"] = {
+            "share": round(float((p_drawn == classes).float().mean()), 4),
+            "samples": len(classes),
+        }
+    (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+    environment = Environment(loader=PackageLoader("cfgen.training", "."), autoescape=False)
+    card = environment.get_template("card.md.jinja").render(m=report, commands=COMMANDS)
+    (folder / "README.md").write_text(card + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Checkpoints: a folder or a name to models, without pickle; and the one that comes with cfgen."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from cfgen import checkpoints, load_checkpoint
+from cfgen.checkpoints import available
+from cfgen.priors import LatentFlow
+
+ROOT = Path(__file__).parents[1]
+BRAIN = ROOT / "checkpoints" / "brain-flair"
+there = pytest.mark.skipif(
+    not (BRAIN / "config.json").is_file(), reason="checkpoints/brain-flair is not there"
+)
+checkpoint_folder = tiny.checkpoint_folder
+
+
+@pytest.fixture
+def config(checkpoint_folder):
+    return json.loads((checkpoint_folder / "config.json").read_text())
+
+
+@pytest.fixture
+def copy(checkpoint_folder, tmp_path):
+    """A copy of the tiny checkpoint that a test may spoil."""
+    return Path(shutil.copytree(checkpoint_folder, tmp_path / "copy"))
+
+
+def raises(error, message):
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
+
+
+def test_a_folder_becomes_frozen_models(checkpoint_folder):
+    ck = load_checkpoint(str(checkpoint_folder))
+    assert (ck.name, ck.channels, ck.size) == ("tiny", 1, (32, 32))
+    assert ck.oracle is not None and isinstance(ck.prior, LatentFlow)
+    assert ck.classifier.classes == ck.oracle.classes == ck.prior.classes == ("dark", "bright")
+    for model in (ck.generator, ck.classifier, ck.oracle, ck.prior):
+        assert not any(p.requires_grad for p in model.parameters())
+        assert not any(m.training for m in model.modules())
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    z = ck.generator.encode(x)
+    assert z.shape == (2, *ck.prior.shape)
+    assert ck.generator.decode(z).shape == x.shape
+    assert ck.classifier(x).shape == ck.oracle(x).shape == (2, 2)
+    assert torch.equal(ck.generator.encode(x), z)
+
+
+def test_hashes_are_those_of_the_weights_files(checkpoint_folder):
+    parts = [
+        "autoencoder/diffusion_pytorch_model.safetensors",
+        "classifier/model.pt",
+        "oracle/model.safetensors",
+        "prior/diffusion_pytorch_model.safetensors",
+    ]
+    expected = {p: hashlib.sha256((checkpoint_folder / p).read_bytes()).hexdigest() for p in parts}
+    assert load_checkpoint(str(checkpoint_folder)).hashes == expected
+
+
+def test_calibration_is_one_row_of_scores_a_class(checkpoint_folder):
+    calibration = load_checkpoint(str(checkpoint_folder)).calibration
+    assert calibration.keys() == {"dark", "bright"}
+    torch.testing.assert_close(calibration["dark"], torch.arange(19) / 100)
+    torch.testing.assert_close(calibration["bright"], torch.arange(19) / 50)
+
+
+def test_a_name_is_looked_up_beside_the_package_and_inside_it(copy, tmp_path, monkeypatch):
+    for root in ("clone", "wheel"):
+        shutil.copytree(copy, tmp_path / root / f"from-{root}")
+    (tmp_path / "clone" / "no-checkpoint").mkdir()
+    monkeypatch.setattr(checkpoints, "ROOTS", (tmp_path / "clone", tmp_path / "wheel"))
+    monkeypatch.chdir(tmp_path)
+    assert available() == ["from-clone", "from-wheel"]
+    for name, expected in (
+        ("from-clone", "from-clone"),
+        ("from-wheel", "from-wheel"),
+        ("copy", "copy"),
+        (str(copy / "."), "copy"),
+    ):
+        assert checkpoints.find(name).resolve().name == expected
+    with raises(
+        ValueError,
+        "expected a checkpoint folder or one of from-clone, from-wheel, got 'no-checkpoint'",
+    ):
+        load_checkpoint("no-checkpoint")
+
+
+def test_no_checkpoint_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "ROOTS", (tmp_path,))
+    with raises(ValueError, "expected a checkpoint folder or one of (none found), got 'x'"):
+        load_checkpoint("x")
+
+
+def test_oracle_prior_and_calibration_may_be_absent(copy, config):
+    for part in ("oracle", "prior", "calibration"):
+        del config[part]
+    (copy / "config.json").write_text(json.dumps(config))
+    ck = load_checkpoint(str(copy))
+    assert (ck.oracle, ck.prior, ck.calibration) == (None, None, {})
+
+
+@pytest.mark.parametrize("part", ["image", "generator", "classifier"])
+def test_what_must_be_there_is_missed_by_its_name(part, copy, config):
+    del config[part]
+    (copy / "config.json").write_text(json.dumps(config))
+    names = ", ".join(config)
+    with raises(ValueError, f"expected '{part}' in copy/config.json, got {names}"):
+        load_checkpoint(str(copy))
+
+
+def test_missing_weights_are_an_error(copy):
+    (copy / "classifier" / "model.pt").unlink()
+    with raises(FileNotFoundError, f"expected model.pt in {copy / 'classifier'}, got none"):
+        load_checkpoint(str(copy))
+
+
+@there
+def test_brain_flair_loads():
+    ck = load_checkpoint("brain-flair")
+    assert (ck.name, ck.channels, ck.size) == ("brain-flair", 1, (128, 128))
+    assert ck.classifier.classes == ("healthy", "tumour")
+    assert ck.oracle is not None and ck.oracle.classes == ck.classifier.classes
+    assert ck.prior is not None and ck.prior.classes == ck.classifier.classes
+    assert ck.calibration.keys() == {"healthy", "tumour"}
+    for scores in ck.calibration.values():
+        assert len(scores) >= 50
+        assert bool(((scores >= 0) & scores.isfinite()).all())
+    latent = ck.generator.encode(torch.rand(1, 1, 128, 128))
+    assert isinstance(ck.prior, LatentFlow)
+    assert latent.shape[1:] == ck.prior.shape
+
+
+@there
+def test_brain_flair_is_small_and_holds_no_pickle():
+    files = [p for p in BRAIN.rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".jsonl", ".md", ".png"}
+    assert sum(p.stat().st_size for p in files) < 40e6
+
+
+@there
+def test_brain_flair_has_a_model_card():
+    card = (BRAIN / "README.md").read_text(encoding="utf-8")
+    lower = " ".join(card.lower().split())
+    for word in ("tcga", "cancer imaging archive", "licen", "not for diagnosis", "seed"):
+        assert word in lower, word
+    for script in ("autoencoder", "classifier", "prior", "card"):
+        assert f"python -m cfgen.training.{script}" in card
+        assert (ROOT / "cfgen" / "training" / f"{script}.py").is_file()
+
+
+@there
+def test_brain_flair_is_as_good_as_it_must_be():
+    metrics = json.loads((BRAIN / "metrics.json").read_text())
+    assert metrics["split"] == "test"
+    assert metrics["classifier"]["auc"]["value"] >= 0.97
+    assert metrics["oracle"]["auc"]["value"] >= 0.95

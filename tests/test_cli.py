@@ -1,0 +1,550 @@
+"""The program as a user meets it: arguments in, files and an exit status out."""
+
+import csv
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import pytest
+import tiny
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+import cfgen
+from cfgen import Counterfactual, Flip, Problem, checkpoints, load_checkpoint
+from cfgen.cli import accelerator_of, main, parser
+from cfgen.data import read_image
+
+ROOT = Path(__file__).parents[1]
+CONTRACT = (
+    "file label source target status lam lam_lower latent_l2 prob_before prob_after lpips l1 ssim "
+    "plausibility evals seconds direction seed"
+).split()
+checkpoint_folder = tiny.checkpoint_folder
+images = tiny.images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return load_checkpoint(str(checkpoint_folder))
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint_folder):
+    """Run the program in this process; returns its exit status."""
+
+    def run(*argv):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = {"--checkpoint": checkpoint_folder, "--device": "cpu", "--sweep": 0}
+        for name, value in options.items():
+            if name not in argv:
+                argv += (name, value)
+        return main([str(a) for a in argv])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def out(run, images, tmp_path_factory):
+    """The run folder of all images, with the default settings and a short sweep."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert run("--images", images, "--out", out, "--sweep", 3) == 0
+    return out
+
+
+def rows_of(out):
+    with open(out / "results.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def but_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def replayed(checkpoint, out, row, **settings):
+    """The saved case of a row with its models."""
+    saved = Counterfactual.load(out / "cases" / row["case"] / "case.npz")
+    criterion = Flip(saved.target)
+    problem = Problem(checkpoint.generator, checkpoint.classifier, criterion, saved.x, **settings)
+    return saved.attach(problem)
+
+
+def class_of(checkpoint, path):
+    """What the classifier says of a picture, and how sure it is of each class."""
+    with torch.no_grad():
+        p = checkpoint.classifier(read_image(path, channels=1)[None]).softmax(1)[0]
+    return checkpoint.classifier.classes[p.argmax()], p.tolist()
+
+
+def test_a_run_leaves_behind_what_is_promised(out, checkpoint):
+    rows = rows_of(out)
+    assert set(CONTRACT) <= set(rows[0])
+    assert [row["file"] for row in rows] == [
+        "one.png",
+        "b/two.png",
+        "b/three.npy",
+        "b/tall.png",
+        "five.tif",
+    ]
+    assert [row["label"] for row in rows] == ["dark", "bright", "dark", "bright", ""]
+    assert {row["direction"] for row in rows} == {"minimal_norm"}
+    assert {row["seed"] for row in rows} == {"0"}
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "http://" not in page and "https://" not in page
+    assert sorted(p.name for p in (out / "cases").iterdir()) == sorted(row["case"] for row in rows)
+    for row in rows:
+        folder = out / "cases" / row["case"]
+        for name in ("x.png", "x_cf.png", "difference.png"):
+            with Image.open(folder / name) as picture:
+                assert picture.size == (32, 32)
+            assert f"cases/{row['case']}/{name}" in page
+        with np.load(folder / "case.npz", allow_pickle=False) as case:
+            for name in ("x", "x_rec", "x_cf"):
+                assert case[name].dtype == np.float32
+                assert case[name].shape == (1, 32, 32)
+                assert case[name].min() >= 0 and case[name].max() <= 1
+        with Image.open(folder / "x_cf.png") as picture:
+            assert picture.info == {"Comment": "synthetic counterfactual, not for diagnosis"}
+
+
+def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoint_folder):
+    said = json.loads((out / "run.json").read_text())
+    assert said["settings"] == {
+        "target": None,
+        "direction": "minimal_norm",
+        "detail": True,
+        "confidence": None,
+        "batch_size": 32,
+        "sweep": 3,
+        "seed": 0,
+    }
+    assert said["arguments"] == {
+        "images": str(images),
+        "labels": None,
+        "split": None,
+        "limit": None,
+        "stretch": False,
+        "checkpoint": str(checkpoint_folder),
+        "target": None,
+        "direction": "minimal_norm",
+        "detail": "keep",
+        "confidence": None,
+        "lpips": "st-alex",
+        "seed": 0,
+        "out": str(out),
+        "device": "cpu",
+        "precision": "no",
+        "batch_size": "auto",
+        "sweep": 3,
+    }
+    assert said["checkpoint"] == {"name": "tiny", "sha256": checkpoint.hashes}
+    assert said["lpips"]["trunk"] == "st-alex"
+    assert re.fullmatch("[0-9a-f]{64}", said["lpips"]["sha256"])
+    assert said["versions"]["torch"] == version("torch")
+    assert said["versions"]["cfgen"] == cfgen.__version__
+    assert said["versions"]["python"] == platform.python_version()
+    assert (said["device"], said["precision"], said["processes"]) == ("cpu", "no", 1)
+    assert sum(said["statuses"].values()) == 5
+    assert said["synthetic"] is False
+
+
+def test_the_written_picture_is_the_one_that_was_classified(out, checkpoint):
+    rows = rows_of(out)
+    assert [row["status"] for row in rows].count("FLIPPED") >= 4
+    for row in rows:
+        folder = out / "cases" / row["case"]
+        with np.load(folder / "case.npz", allow_pickle=False) as case:
+            for name in ("x", "x_cf"):
+                assert torch.equal(
+                    read_image(folder / f"{name}.png", channels=1), torch.from_numpy(case[name])
+                )
+        assert class_of(checkpoint, folder / "x.png")[0] == row["source"]
+        shown, p = class_of(checkpoint, folder / "x_cf.png")
+        assert (shown == row["target"]) == (row["status"] == "FLIPPED")
+        if row["status"] == "FLIPPED":
+            p = p[checkpoint.classifier.index(row["target"])]
+            assert p == pytest.approx(float(row["prob_after"]), abs=1e-5)
+
+
+def test_a_saved_case_replays_bit_by_bit(out, checkpoint):
+    for row in rows_of(out):
+        cf = replayed(checkpoint, out, row)
+        assert cf.status[0].name == row["status"]
+        assert torch.equal(cf.redecode(), cf.x_cf)
+        assert torch.equal(
+            cf.redecode()[0],
+            read_image(out / "cases" / row["case"] / "x_cf.png", channels=1),
+        )
+
+
+def test_a_sweep_is_written_for_the_slider(out, checkpoint):
+    for row in rows_of(out):
+        folder = out / "cases" / row["case"]
+        assert (folder / "sweep.json").is_file() == (row["status"] == "FLIPPED")
+        if row["status"] != "FLIPPED":
+            continue
+        sweep = json.loads((folder / "sweep.json").read_text())
+        assert sweep["flip"] == pytest.approx(float(row["lam"]), rel=1e-5)
+        assert sweep["lam"] == pytest.approx([0, 0.75 * sweep["flip"], 1.5 * sweep["flip"]])
+        target = checkpoint.classifier.index(row["target"])
+        for i, p in enumerate(sweep["prob_target"]):
+            shown = class_of(checkpoint, folder / "sweep" / f"{i:02d}.png")[1]
+            assert shown[target] == pytest.approx(p, abs=1e-5)
+        assert len(list((folder / "sweep").iterdir())) == 3
+
+
+def test_the_user_sees_a_bar_a_table_and_where_the_page_is(run, images, tmp_path, capfd):
+    assert run("--images", images, "--limit", 2, "--out", tmp_path / "out") == 0
+    shown = capfd.readouterr()
+    assert "2/2" in shown.err and "image" in shown.err
+    lines = shown.out.splitlines()
+    assert lines[-1] == f"Open {tmp_path / 'out' / 'index.html'}"
+    assert len(lines) == 1 + 2 + 1 + 1  # head, images, statuses, page
+    assert lines[0].split()[:2] == ["image", "source"]
+    assert [line.split()[0] for line in lines[1:3]] == ["one", "two"]
+
+
+def test_files_that_cannot_be_read_do_not_stop_the_others(run, images, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    good = (images / "one.png").read_bytes()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "fine.png").write_bytes(good)
+    shutil.copy(images / "b" / "three.npy", folder / "grey.npy")
+    np.save(folder / "nan.npy", np.full((32, 32), np.nan, dtype=np.float32))
+    np.save(folder / "none.npy", np.zeros((0, 0), dtype=np.uint8))
+    (folder / "text.png").write_text("this is no image")
+    (folder / "torn.png").write_bytes(good[: len(good) // 2])
+    out = tmp_path / "out"
+    assert run("--images", folder, "--out", out) == 1
+    rows = rows_of(out)
+    assert {row["file"]: row["message"] for row in rows if row["status"] == "UNREADABLE"} == {
+        "empty.png": "file is empty",
+        "nan.npy": "expected finite pixels, found NaN",
+        "none.npy": "expected an image with pixels, got 0 x 0",
+        "text.png": "not an image",
+        "torn.png": "truncated",
+    }
+    assert {row["file"]: row["status"] for row in rows if row["message"] == ""} == {
+        "fine.png": "FLIPPED",
+        "grey.npy": "FLIPPED",
+    }
+    assert sorted(p.name for p in (out / "cases").iterdir()) == ["fine", "grey"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert all(row["file"] in page for row in rows)
+    assert json.loads((out / "run.json").read_text())["statuses"] == {"UNREADABLE": 5, "FLIPPED": 2}
+
+
+def test_no_file_can_be_read(run, tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "empty.png").write_bytes(b"")
+    assert run("--images", tmp_path / "scans", "--out", tmp_path / "out") == 1
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["UNREADABLE"]
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_split_and_limit_choose_rows(run, images, out, tmp_path):
+    assert run("--images", images, "--split", "test", "--limit", 2, "--out", tmp_path / "o") == 0
+    rows = rows_of(tmp_path / "o")
+    assert [row["file"] for row in rows] == ["b/two.png", "b/three.npy"]
+    assert [row["status"] for row in rows] == [row["status"] for row in rows_of(out)[1:3]]
+
+
+def test_labels_may_lie_elsewhere(run, images, tmp_path):
+    labels = tmp_path / "mine.csv"
+    labels.write_text("file,label\nfive.tif,bright\n")
+    assert run("--images", images, "--labels", labels, "--out", tmp_path / "out") == 0
+    assert [(row["file"], row["label"]) for row in rows_of(tmp_path / "out")] == [
+        ("five.tif", "bright")
+    ]
+
+
+def test_an_image_of_the_target_class_stays_as_it_is(run, images, out, tmp_path):
+    assert run("--images", images, "--target", "bright", "--out", tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out")
+    assert {row["source"] for row in rows} == {"dark", "bright"}
+    for row, free in zip(rows, rows_of(out), strict=True):
+        assert (row["source"], row["target"]) == (free["source"], "bright")
+        folder = tmp_path / "out" / "cases" / row["case"]
+        if row["source"] == "dark":
+            assert row["status"] == free["status"]
+            continue
+        assert (row["status"], float(row["lam"])) == ("ALREADY", 0)
+        assert row["message"] == (
+            "The image meets the criterion without a change; ask for the other class."
+        )
+        x, x_cf = (read_image(folder / f"{n}.png", channels=1) for n in ("x", "x_cf"))
+        assert torch.equal(x, x_cf)
+
+
+def test_confidence_is_reached_on_the_written_picture(run, images, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run("--images", images, "--confidence", 0.9, "--out", out) == 0
+    flipped = [row for row in rows_of(out) if row["status"] == "FLIPPED"]
+    assert len(flipped) >= 3
+    for row in flipped:
+        assert float(row["prob_after"]) >= 0.9
+        shown, p = class_of(checkpoint, out / "cases" / row["case"] / "x_cf.png")
+        assert shown == row["target"] and max(p) >= 0.9
+
+
+def test_dropped_detail_leaves_what_the_pair_makes(run, images, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run("--images", images, "--detail", "drop", "--out", out) == 0
+    rows = rows_of(out)
+    moved = [row for row in rows if row["status"] in ("FLIPPED", "RECONSTRUCTION_FLIPS")]
+    assert moved
+    for row in moved:
+        cf = replayed(checkpoint, out, row, detail=False)
+        assert torch.equal(cf.redecode(), cf.x_cf)
+        assert torch.equal(cf.x_cf, cf.x_rec) == (row["status"] == "RECONSTRUCTION_FLIPS")
+        assert class_of(checkpoint, out / "cases" / row["case"] / "x_cf.png")[0] == row["target"]
+
+
+def test_the_gradient_is_another_direction(run, images, out, tmp_path):
+    assert run("--images", images, "--direction", "gradient", "--out", tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out")
+    assert {row["direction"] for row in rows} == {"gradient"}
+    flipped = [
+        (float(row["lam"]), float(other["lam"]))
+        for row, other in zip(rows, rows_of(out), strict=True)
+        if row["status"] == other["status"] == "FLIPPED"
+    ]
+    assert len(flipped) >= 3
+    # The chord is the shorter way, and the search costs the gradient a single backward pass.
+    assert all(smallest <= gradient * 1.001 for gradient, smallest in flipped)
+    assert sum(gradient for gradient, _ in flipped) > sum(smallest for _, smallest in flipped)
+    assert {row["backward"] for row in rows} == {"1"}
+
+
+def test_a_picture_of_another_shape_is_padded_or_stretched(run, images, out, tmp_path):
+    assert run("--images", images, "--stretch", "--out", tmp_path / "out") == 0
+    tall = images / "b" / "tall.png"
+    for folder, keep in ((out, True), (tmp_path / "out", False)):
+        seen = read_image(folder / "cases" / "tall" / "x.png", channels=1)
+        wanted = read_image(tall, channels=1, size=(32, 32), keep_aspect=keep)
+        assert torch.equal(seen, (wanted * 255).round() / 255)
+
+
+def test_no_sweep_is_written_where_none_is_asked_for(run, images, tmp_path):
+    assert run("--images", images, "--limit", 1, "--sweep", 0, "--out", tmp_path / "out") == 0
+    (folder,) = (tmp_path / "out" / "cases").iterdir()
+    names = ["case.npz", "difference.png", "x.png", "x_cf.png"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+
+
+def test_a_seed_is_a_set_of_patients(run, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert run("--limit", 3, "--seed", seed, "--out", tmp_path / name) == 0
+    a, b, c = (tmp_path / name for name in "abc")
+    assert but_seconds(rows_of(a)) == but_seconds(rows_of(b))
+    assert [row["label"] for row in rows_of(c)] == ["dark", "bright", "dark"]
+    assert {row["seed"] for row in rows_of(c)} == {"4"}
+    for row in rows_of(a):
+        x, again, other = (f / "cases" / row["case"] / "x.png" for f in (a, b, c))
+        assert x.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert json.loads((a / "run.json").read_text())["synthetic"] is True
+
+
+WRONG = [
+    (
+        "--checkpoint nowhere",
+        "expected a checkpoint folder or one of brain-a, brain-b, got 'nowhere'",
+    ),
+    ("--target cat", "expected a class of dark, bright, got 'cat'"),
+    ("--images {images} --split tset", "expected a split of train, test, got 'tset'"),
+    (
+        "--images {images} --labels {labels} --split test",
+        "expected column 'split' in mine.csv, got columns file, label",
+    ),
+    (
+        "--images {images} --labels {images}/none.csv",
+        "expected a labels file at '{images}/none.csv', got none",
+    ),
+    (
+        "--images {empty} --split test",
+        "expected a labels.csv in '{empty}' for split 'test', got none",
+    ),
+    (
+        "--images {empty}",
+        "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy) in '{empty}', got none",
+    ),
+    ("--images {empty}/no", "expected a folder of images at '{empty}/no', got no such folder"),
+    ("--direction up", "expected a direction of gradient, minimal_norm, got 'up'"),
+    ("--labels {labels}", "expected --images with --labels or --split, got none"),
+    ("--split test", "expected --images with --labels or --split, got none"),
+    ("--confidence 1.5", "expected a confidence between 0 and 1, got 1.5"),
+    ("--limit 0", "expected a limit of at least 1, got 0"),
+    ("--sweep 1", "expected a sweep of 0 or of 2 and more images, got 1"),
+    ("--batch-size many", "expected a batch size of auto or a number, got 'many'"),
+    ("--batch-size 0", "expected a batch size of 1 or more, got 0"),
+    ("--device cuda", "expected a device of cpu, auto, got 'cuda'"),
+    ("--out {mine}", "expected an empty folder or a former run for the output, got '{mine}'"),
+    (
+        "--out {mine}/file.txt",
+        "expected a folder for the output, got the file '{mine}/file.txt'",
+    ),
+    (
+        "--lpips vgg",
+        "expected vgg16-397923af.pth in {empty}/checkpoints, got none "
+        "(download=True fetches it, LPIPS('st-alex') works offline)",
+    ),
+    ("--limit two", "argument --limit: invalid int value: 'two'"),
+    ("--detail some", "argument --detail: invalid choice: 'some' (choose from keep, drop)"),
+    ("--device tpu", "argument --device: invalid choice: 'tpu' (choose from auto, cpu, cuda, mps)"),
+    ("--colour red", "unrecognized arguments: --colour red"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), WRONG, ids=[argv for argv, _ in WRONG])
+def test_wrong_usage_is_one_line_that_names_what_exists(
+    argv, message, run, images, tmp_path, monkeypatch, capfd
+):
+    for name in ("brain-a", "brain-b"):
+        (tmp_path / "roots" / name).mkdir(parents=True)
+        (tmp_path / "roots" / name / "config.json").write_text("{}")
+    monkeypatch.setattr(checkpoints, "ROOTS", (tmp_path / "roots",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file.txt").write_text("mine")
+    (tmp_path / "mine.csv").write_text("file,label\none.png,dark\n")
+    places = {
+        "images": images,
+        "labels": tmp_path / "mine.csv",
+        "empty": tmp_path / "empty",
+        "mine": tmp_path / "mine",
+    }
+    arguments = argv.format(**places).split(" ")
+    if "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "out")]
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    said = shown.err
+    if "invalid choice" in said:  # Python 3.12 and later leave out the quotes of the choices
+        said = re.sub(r"\(.*\)", lambda m: m[0].replace("'", ""), said)
+    assert said == f"cfgen: error: {message.format(**places)}\n"
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "mine" / "file.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_processes_on_a_cpu_know_that_it_is_one(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **options: options)
+    assert accelerator_of("auto", "bf16") == {"cpu": not gpu, "mixed_precision": "bf16"}
+    assert accelerator_of("cpu", "no") == {"cpu": True, "mixed_precision": "no"}
+
+
+def test_a_checkpoint_without_a_prior_needs_images(run, checkpoint_folder, images, tmp_path, capfd):
+    copy = tmp_path / "no-prior"
+    shutil.copytree(checkpoint_folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    del config["prior"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit) as stop:
+        run("--checkpoint", copy, "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    expected = "cfgen: error: expected --images: checkpoint 'no-prior' has no prior\n"
+    assert capfd.readouterr().err == expected
+    argv = ("--checkpoint", copy, "--images", images, "--limit", 1, "--out", tmp_path / "out")
+    assert run(*argv) == 0
+
+
+def test_the_program_has_three_names(monkeypatch):
+    helps = {}
+    for name, path in (
+        ("run_cf.py", "run_cf.py"),
+        ("cfgen", "/usr/local/bin/cfgen"),
+        ("module", str(ROOT / "cfgen" / "__main__.py")),
+    ):
+        monkeypatch.setattr(sys, "argv", [path])
+        helps[name] = parser().format_help()
+    assert helps["cfgen"] == helps["module"]
+    # The name's length moves the line breaks of the usage.
+    first, second = (" ".join(helps[name].split()) for name in ("run_cf.py", "cfgen"))
+    assert first == second.replace("cfgen [", "run_cf.py [").replace(" cfgen ", " run_cf.py ")
+    assert "usage: run_cf.py [-h] [--images FOLDER]" in helps["run_cf.py"]
+    for script in entry_points(group="console_scripts", name="cfgen"):
+        assert script.load() is main
+
+
+def process(*command, cwd):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_run_cf_py_needs_no_arguments_but_these(run, checkpoint_folder, tmp_path):
+    done = process(
+        ROOT / "run_cf.py", "--checkpoint", checkpoint_folder, "--out", "mine", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Open {Path('mine') / 'index.html'}"
+    assert "8/8" in done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    rows = rows_of(tmp_path / "mine")
+    assert len(rows) == 8
+    assert [row["status"] for row in rows].count("FLIPPED") >= 6
+    assert run("--out", tmp_path / "again", "--sweep", 11) == 0
+    assert but_seconds(rows_of(tmp_path / "again")) == but_seconds(rows)
+
+
+@pytest.mark.slow
+def test_the_module_is_the_program(tmp_path, monkeypatch):
+    done = process("-m", "cfgen", "--help", cwd=tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cfgen"])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert (done.returncode, done.stdout, done.stderr) == (0, parser().format_help(), "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [5, 1])
+def test_two_processes_write_the_rows_of_one(number, run, images, checkpoint_folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = f"--multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
+    launch += " --mixed_precision no --dynamo_backend no"
+    arguments = ["--images", images, "--limit", number, "--batch-size", 2, "--device", "cpu"]
+    arguments += ["--sweep", 0]
+    done = process(
+        *("-m", "accelerate.commands.launch", *launch.split(), ROOT / "run_cf.py", *arguments),
+        *("--checkpoint", checkpoint_folder, "--out", "two"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Open {Path('two') / 'index.html'}"
+    assert done.stdout.count("Open ") == 1
+    assert run(*arguments, "--out", tmp_path / "one") == 0
+    assert but_seconds(rows_of(tmp_path / "two")) == but_seconds(rows_of(tmp_path / "one"))
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    for row in rows_of(tmp_path / "one"):
+        for name in ("x.png", "x_cf.png", "difference.png"):
+            one, two = (tmp_path / n / "cases" / row["case"] / name for n in ("one", "two"))
+            assert one.read_bytes() == two.read_bytes()

@@ -1,0 +1,201 @@
+import pytest
+import torch
+from torch import Tensor
+
+from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
+from cfgen.explain import explain
+from cfgen.generators import Identity
+from tests import cases
+from tests.cases import each_batch, each_direction, each_search, each_target
+from tests.worlds import (
+    STATUS_IMAGES,
+    TwoLogits,
+    World,
+    ellipsoid_world,
+    linear_world,
+    status_world,
+)
+
+FLAT = (0.5, 0.5, 0.45, 0.45, 0.35, 0.35, 0.25, 0.25)
+
+
+def test_every_direction_has_its_row():
+    assert {type(d) for d in cases.DIRECTIONS} == set(DIRECTIONS.values())
+
+
+@each_direction
+@each_target
+@pytest.mark.parametrize("identity", [False, True], ids=["flat latent", "latent image"])
+def test_rows_are_unit_and_climb(direction, target, identity):
+    problem = linear_world(3, target, identity=identity).problem
+    z = problem.z.clone()
+    alpha = direction(problem)
+    assert alpha.shape == z.shape
+    assert alpha.dtype == z.dtype
+    assert not alpha.requires_grad
+    assert torch.equal(problem.z, z)
+    norms = alpha.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(3, dtype=torch.float64))
+    phi, rows = problem.along(alpha), torch.arange(3)
+    near, far = (phi(torch.full((3,), s, dtype=torch.float64), rows) for s in (0.0, 0.01))
+    assert (far > near).all()
+
+
+@each_direction
+def test_float32_stays_float32(direction):
+    problem = linear_world(2, 1).problem
+    small = Problem(
+        Identity(),
+        TwoLogits(lambda x: x.mean((1, 2, 3)) - 0.6),
+        problem.criterion,
+        problem.x.float(),
+    )
+    alpha = direction(small)
+    assert alpha.dtype == torch.float32
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.1))
+
+
+@each_direction
+@each_search
+@each_batch
+@each_target
+@pytest.mark.parametrize("detail", [True, False], ids=["detail", "no detail"])
+def test_the_plane_is_met_at_its_nearest_point(direction, search, batch, target, detail):
+    world = linear_world(batch, target, detail=detail, seed=batch)
+    cf = explain(world.problem, direction, search)
+    assert set(cf.status) == {Status.FLIPPED}
+    torch.testing.assert_close(cf.alpha, world.nearest)
+    ratio = cf.lam / world.optimum
+    assert (ratio > 1 - 1e-12).all()
+    assert (ratio < 1.02).all()
+    assert (cf.lam_lower <= world.optimum * (1 + 1e-12)).all()
+
+
+@each_direction
+@each_target
+def test_a_latent_that_is_an_image(direction, target):
+    world = linear_world(3, target, identity=True)
+    cf = explain(world.problem, direction)
+    torch.testing.assert_close(cf.alpha, world.nearest)
+    assert ((cf.lam / world.optimum) < 1.02).all()
+
+
+CURVED = {
+    "sphere, near": (0.1, {}),
+    "sphere, far": (0.25, {}),
+    "ellipsoid, near": (0.03, {"axes": FLAT}),
+    "ellipsoid, far": (0.09, {"axes": FLAT, "skew": 1.0}),
+}
+
+
+def curved_world(name: str, target: int) -> World:
+    distance, options = CURVED[name]
+    return ellipsoid_world(8, target, distance, **options)
+
+
+def ratios(world: World, direction: Direction) -> tuple[Tensor, Tensor]:
+    """Steps over the optimum (B,), inf where there is none, and gradients of each sample (B,)."""
+    cf = explain(world.problem, direction, FirstCrossing(first=0.1, tol=1e-3))
+    return (cf.lam / world.optimum).nan_to_num(torch.inf), cf.passes.backward
+
+
+@each_target
+@pytest.mark.parametrize("name", CURVED)
+def test_minimal_norm_meets_a_curved_boundary_at_its_nearest_point(name, target):
+    ratio, backward = ratios(curved_world(name, target), MinimalNorm())
+    assert (ratio > 1 - 1e-9).all()
+    assert (ratio < 1.02).all()
+    assert (backward <= 12).all()
+    assert backward.double().median() <= 7
+
+
+@each_target
+@pytest.mark.parametrize("name", [n for n in CURVED if "far" in n])
+def test_minimal_norm_beats_the_gradient(name, target):
+    gradient, _ = ratios(curved_world(name, target), Gradient())
+    minimal, _ = ratios(curved_world(name, target), MinimalNorm())
+    assert (minimal < gradient).all()
+
+
+def test_a_ball_further_away_than_it_is_wide():
+    """There, to follow the normal all the way swings around the target."""
+    world = ellipsoid_world(8, 0, 0.3, axes=(0.2,) * 8)
+    assert (ratios(world, MinimalNorm())[0] < 1.02).all()
+    assert (ratios(world, Gradient())[0] > 1.1).all()
+
+
+def test_minimal_norm_pays_three_gradients_for_a_plane_and_never_more_than_its_steps():
+    problem = linear_world(4, 1).problem
+    MinimalNorm()(problem)
+    assert problem.passes.backward.tolist() == [3] * 4
+    for steps in (1, 4):
+        problem = ellipsoid_world(4, 1, 0.4).problem
+        MinimalNorm(steps=steps)(problem)
+        assert problem.passes.backward.tolist() == [steps] * 4
+
+
+def test_one_step_of_minimal_norm_is_the_gradient():
+    problem = ellipsoid_world(4, 1, 0.4).problem
+    assert torch.equal(MinimalNorm(steps=1)(problem), Gradient()(problem))
+
+
+@each_direction
+@each_target
+def test_a_batch_is_its_rows(direction, target):
+    problem = curved_world("ellipsoid, near", target).problem
+    alpha = direction(problem)
+    alone = [direction(problem.rows(torch.tensor([i]))) for i in range(len(problem))]
+    torch.testing.assert_close(alpha, torch.cat(alone), rtol=1e-8, atol=1e-8)
+
+
+@each_direction
+def test_a_gradient_that_is_zero_or_nan_gives_a_zero_row_and_harms_no_other(direction):
+    problem = status_world()
+    alpha = direction(problem)
+    none = torch.tensor([name.startswith("NO_DIRECTION") for name in STATUS_IMAGES])
+    assert none.sum() == 2
+    expected = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(len(none), 1)
+    expected[none] = 0
+    torch.testing.assert_close(alpha, expected)
+
+
+@pytest.mark.parametrize("cliff", [torch.nan, torch.inf, -torch.inf, 0.0])
+def test_minimal_norm_survives_a_cliff_on_its_way(cliff):
+    """Beyond a brightness the margin is no number, or flat: the last good ray is handed over."""
+
+    def score(x: Tensor) -> Tensor:
+        bright = x.flatten(1).amax(1)
+        return torch.where(bright > 0.6, cliff, x.square().sum((1, 2, 3)) - 3.0)
+
+    x = torch.full((2, 1, 2, 2), 0.5, dtype=torch.float64)
+    x[1] = torch.tensor([0.5, 0.1, 0.5, 0.5], dtype=torch.float64).reshape(1, 2, 2)
+    problem = Problem(Identity(), TwoLogits(score), Flip(torch.tensor([1, 1])), x, levels=None)
+    alpha = MinimalNorm()(problem)
+    torch.testing.assert_close(alpha, x / x.flatten(1).norm(dim=1).view(2, 1, 1, 1))
+
+
+def gradients_on_a_line(margin) -> int:
+    """What minimal norm pays where the image is one pixel, black at the start."""
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    model = TwoLogits(lambda x: margin(x[:, 0, 0, 0]))
+    problem = Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
+    assert MinimalNorm()(problem).item() == 1
+    return int(problem.passes.backward)
+
+
+def test_a_step_that_leads_down_is_halved():
+    """The first tangent plane aims at 1; half of it is beyond the hill, and a quarter on it."""
+
+    def hill(s: Tensor) -> Tensor:
+        return torch.where(s < 0.2, 0.8 * s - 0.8, torch.where(s < 0.3, 1 + s, s - 3))
+
+    assert gradients_on_a_line(hill) == 3
+
+
+def test_steps_grow_where_the_tangent_plane_is_right():
+    """After a short cliff the way is long and straight; steps of one length would take fifty."""
+
+    def ramp(s: Tensor) -> Tensor:
+        return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)
+
+    assert gradients_on_a_line(ramp) == 8

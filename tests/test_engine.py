@@ -1,0 +1,279 @@
+"""The engine: rows that say what the written files show, whatever the batches and processes."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from accelerate import Accelerator
+
+from cfgen import Classifier, load_checkpoint, metrics
+from cfgen.data import ImageFolder, Item, read_image
+from cfgen.engine import Engine, Settings, fresh_folder, to_image
+from cfgen.plausibility import LPIPS
+
+checkpoint_folder = tiny.checkpoint_folder
+images = tiny.images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return load_checkpoint(str(checkpoint_folder))
+
+
+@pytest.fixture(scope="module")
+def make(checkpoint):
+    """An engine on the CPU with some settings, and with parts of the checkpoint replaced."""
+    lpips, accelerator = LPIPS(), Accelerator(cpu=True)
+    return lambda settings=None, **parts: Engine(
+        replace(checkpoint, **parts), settings or Settings(sweep=3), accelerator, lpips
+    )
+
+
+@pytest.fixture(scope="module")
+def items(images):
+    return list(ImageFolder(images))
+
+
+def load(item):
+    return read_image(item.path, channels=1, size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def whole(make, items, tmp_path_factory):
+    """A whole run: its folder and its rows."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, make().run(items, load, out)
+
+
+def raises(message):
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
+
+
+def assert_alike(rows, expected):
+    """The same rows up to the last bits of the models, which depend on the batch."""
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys()
+        # A last bit may cost or save a pass.
+        for name in row.keys() - {"seconds", "forward", "backward", "evals"}:
+            wanted = other[name]
+            if isinstance(wanted, float):
+                wanted = pytest.approx(wanted, rel=1e-2, abs=2e-3, nan_ok=True)
+            assert row[name] == wanted, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"direction": "up"}, "expected a direction of gradient, minimal_norm, got 'up'"),
+        ({"confidence": 1.5}, "expected a confidence between 0 and 1, got 1.5"),
+        ({"confidence": 0.0}, "expected a confidence between 0 and 1, got 0.0"),
+        ({"batch_size": 0}, "expected a batch size of 1 or more, got 0"),
+        ({"sweep": 1}, "expected a sweep of 0 or of 2 and more images, got 1"),
+        ({"sweep": -1}, "expected a sweep of 0 or of 2 and more images, got -1"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with raises(message):
+        Settings(**settings)
+
+
+def test_rows_are_what_the_written_pictures_show(make, checkpoint, whole):
+    out, rows = whole
+    engine, names = make(), checkpoint.classifier.classes
+    assert [row["status"] for row in rows].count("FLIPPED") >= 4
+    for row in rows:
+        x, x_cf = (
+            read_image(out / "cases" / row["case"] / f"{name}.png", channels=1)[None]
+            for name in ("x", "x_cf")
+        )
+        target = names.index(row["target"])
+        with torch.no_grad():
+            before, after = (checkpoint.classifier(i).softmax(1)[0] for i in (x, x_cf))
+            judged = checkpoint.oracle(x_cf).softmax(1)[0]
+            again = checkpoint.generator.decode(checkpoint.generator.encode(x_cf)).clamp(0, 1)
+        assert names[before.argmax()] == row["source"] != row["target"]
+        assert row["prob_before"] == pytest.approx(float(before[target]), abs=1e-5)
+        assert (row["status"] == "FLIPPED") == (names[after.argmax()] == row["target"])
+        assert row["evals"] == row["forward"] + row["backward"]
+        if row["status"] != "FLIPPED":
+            continue
+        assert row["prob_after"] == pytest.approx(float(after[target]), abs=1e-5)
+        assert row["prob_after"] > 0.5
+        assert 0 <= row["lam_lower"] < row["lam"]
+        assert row["latent_l2"] == pytest.approx(row["lam"], rel=1e-4)
+        assert row["l1"] == pytest.approx(float(metrics.l1(x, x_cf)), abs=1e-6)
+        assert row["ssim"] == pytest.approx(float(metrics.ssim(x, x_cf)), abs=1e-5)
+        assert row["lpips"] == pytest.approx(float(engine.lpips(x, x_cf)), abs=1e-5)
+        score = float(engine.lpips(x_cf, again))
+        stranger = sum(c >= score for c in checkpoint.calibration[row["target"]].tolist())
+        assert row["plausibility"] == pytest.approx((1 + stranger) / 20)
+        assert row["oracle_after"] == pytest.approx(float(judged[target]), abs=1e-5)
+        assert row["oracle_agrees"] == int(judged.argmax() == target)
+
+
+def test_results_csv_is_the_rows_with_six_digits(whole):
+    out, rows = whole
+    with open(out / "results.csv", newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    for row, cells in zip(rows, written, strict=True):
+        assert list(row) == list(cells)
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert cells[name] == ("" if value != value else f"{value:.6g}")
+            else:
+                assert cells[name] == str(value)
+
+
+def test_a_step_that_was_not_found_has_no_distances(make, items, tmp_path):
+    engine = make(Settings(confidence=1 - 1e-7, sweep=3))
+    (row,) = engine.run(items[:1], load, tmp_path / "out")
+    assert row["status"] == "NOT_FOUND"
+    assert row["message"] == (
+        "No step up to the limit of the search meets the criterion; try another direction, a "
+        "lower confidence or a larger limit."
+    )
+    for name in "lam latent_l2 prob_after lpips l1 ssim plausibility oracle_after".split():
+        assert row[name] != row[name]
+    folder = tmp_path / "out" / "cases" / row["case"]
+    assert (folder / "x.png").is_file()
+    assert not (folder / "sweep").exists()
+
+
+def test_the_size_of_a_batch_does_not_count(make, items, whole, tmp_path):
+    rows = make(Settings(sweep=0, batch_size=2)).run(items, load, tmp_path / "out")
+    assert_alike(rows, whole[1])
+
+
+def test_a_run_goes_on_with_a_smaller_batch_where_memory_ran_out(
+    make, items, whole, tmp_path, monkeypatch
+):
+    engine, sizes, done = make(Settings(sweep=3, batch_size=3)), [], []
+    explain, write = engine.explain, engine.write_case
+
+    def counted(x):
+        sizes.append(len(x))
+        return explain(x)
+
+    def full(cf, folder):
+        write(cf, folder)
+        if len(sizes) == 2:  # a case of the second batch is on the disk already
+            raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine, "explain", counted)
+    monkeypatch.setattr(engine, "write_case", full)
+    rows = engine.run(items, load, tmp_path / "out", on_progress=done.append)
+    assert sizes == [3, 2, 2]
+    assert done == [3, 5]
+    assert_alike(rows, whole[1])
+    cases = sorted(p.name for p in (tmp_path / "out" / "cases").iterdir())
+    assert cases == sorted(row["case"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "processes", "expected"),
+    [
+        (5, 1, 1, ["01234"]),
+        (5, 1, 2, ["012", "34"]),
+        (5, 2, 2, ["0123", "4"]),
+        (1, 2, 3, ["0", "", ""]),
+        (8, 2, 3, ["0123", "45", "67"]),
+        (0, 2, 2, ["", ""]),
+    ],
+)
+def test_processes_share_whole_batches(number, size, processes, expected, make):
+    items = [Item(file=f"{i}.png", path=Path(f"{i}.png"), stem=str(i)) for i in range(number)]
+    shares = []
+    for rank in range(processes):
+        engine = make(Settings(batch_size=size))
+        engine.accelerator = SimpleNamespace(process_index=rank, num_processes=processes)
+        shares.append("".join(item.stem for item in engine.share(items)))
+    assert shares == expected
+
+
+def test_without_oracle_and_calibration_their_columns_are_empty(make, items, whole, tmp_path):
+    engine = make(Settings(sweep=0), oracle=None, calibration={})
+    rows = engine.run(items, load, tmp_path / "out")
+    for row, other in zip(rows, whole[1], strict=True):
+        assert (row["oracle_before"], row["oracle_after"], row["oracle_agrees"]) == ("", "", "")
+        assert row["plausibility"] != row["plausibility"]
+        assert row["status"] == other["status"]
+
+
+def test_images_too_small_for_lpips_are_explained_without_it(make, items, tmp_path):
+    rows = make(Settings(sweep=0)).run(items[:2], lambda i: load(i)[:, 4:28, 4:28], tmp_path / "o")
+    assert [row["lpips"] for row in rows] == ["", ""]
+    assert all(row["status"] == "FLIPPED" and row["ssim"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("target", ["bright", "no bright"])
+def test_findings_that_exclude_nothing_are_explained_one_at_a_time(
+    target, make, checkpoint, items, tmp_path
+):
+    f = checkpoint.classifier
+    multilabel = Classifier(f.model, f.classes, mean=float(f.mean), channels=1, head="multilabel")
+    engine = make(Settings(target=target, sweep=0), classifier=multilabel)
+    for row in engine.run(items[:2], load, tmp_path / "out"):
+        assert row["target"] == target
+        assert row["source"] in ("bright", "no bright")
+        assert row["status"] == ("ALREADY" if row["source"] == target else "FLIPPED")
+
+
+def test_a_target_that_does_not_exist(make, checkpoint):
+    f = checkpoint.classifier
+    multilabel = Classifier(f.model, f.classes, channels=1, head="multilabel")
+    with raises("expected a class of dark, bright, got 'cat'"):
+        make(Settings(target="cat"))
+    with raises("expected a class of dark, bright, got 'cat'"):
+        make(Settings(target="no cat"), classifier=multilabel)
+    with raises("expected a target, '{name}' or 'no {name}', of dark, bright"):
+        make(classifier=multilabel)
+
+
+def test_a_former_run_is_replaced_and_nothing_else(make, items, tmp_path):
+    out = tmp_path / "deep" / "out"
+    engine = make(Settings(sweep=0))
+    engine.run(items[:2], load, out)
+    (out / "index.html").write_text("former")
+    (out / "notes.txt").write_text("mine")
+    engine.run(items[2:3], load, out)
+    assert [p.name for p in (out / "cases").iterdir()] == [items[2].stem]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "cases",
+        "notes.txt",
+        "results.csv",
+        "run.json",
+    ]
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with raises(f"expected an empty folder or a former run for the output, got '{tmp_path}'"):
+        fresh_folder(tmp_path)
+    with raises(f"expected a folder for the output, got the file '{tmp_path / 'file'}'"):
+        fresh_folder(tmp_path / "file")
+    assert (tmp_path / "cases" / "mine.txt").read_text() == "mine"
+
+
+def test_an_interrupted_run_may_be_done_again(make, items, tmp_path):
+    def broken(item):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make().run(items, broken, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == {}
+    fresh_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_keeps_every_level(channels, tmp_path):
+    x = (torch.arange(256 * channels).view(channels, 16, 16) % 256) / 255
+    to_image(x).save(tmp_path / "x.png")
+    assert torch.equal(read_image(tmp_path / "x.png", channels=channels), x)

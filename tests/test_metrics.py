@@ -1,0 +1,94 @@
+"""Distances between images, against slow twins."""
+
+import math
+
+import pytest
+import torch
+
+from cfgen import metrics
+
+
+def images(seed, channels, side=13, batch=3):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, channels, side, side, generator=g, dtype=torch.float64)
+
+
+def mean_of(function, x, y):
+    """The mean over the pixels of each image, one by one."""
+    means = []
+    for a, b in zip(x, y, strict=True):
+        values = [
+            function(float(p), float(q)) for p, q in zip(a.flatten(), b.flatten(), strict=True)
+        ]
+        means.append(sum(values) / len(values))
+    return torch.tensor(means, dtype=torch.float64)
+
+
+def ssim_twin(a, b, side=11, sigma=1.5):
+    """Mean SSIM of two grey images, window by window; beyond the border stands the mirror image."""
+    weights = [math.exp(-((i - side // 2) ** 2) / (2 * sigma**2)) for i in range(side)]
+    total = sum(weights) ** 2
+    height, width = a.shape
+
+    def mirror(i, n):
+        i = abs(i)
+        return i if i < n else 2 * (n - 1) - i
+
+    values = []
+    for i in range(height):
+        for j in range(width):
+            window = []
+            for di in range(side):
+                for dj in range(side):
+                    y, x = mirror(i + di - side // 2, height), mirror(j + dj - side // 2, width)
+                    window.append(
+                        (weights[di] * weights[dj] / total, float(a[y, x]), float(b[y, x]))
+                    )
+            mean_a = sum(w * p for w, p, _ in window)
+            mean_b = sum(w * q for w, _, q in window)
+            var_a = sum(w * (p - mean_a) ** 2 for w, p, _ in window)
+            var_b = sum(w * (q - mean_b) ** 2 for w, _, q in window)
+            cov = sum(w * (p - mean_a) * (q - mean_b) for w, p, q in window)
+            c1, c2 = 0.01**2, 0.03**2
+            values.append(
+                (2 * mean_a * mean_b + c1)
+                * (2 * cov + c2)
+                / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+            )
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_l1_and_psnr_are_those_of_a_slow_twin(channels):
+    x, y = images(0, channels), images(1, channels)
+    torch.testing.assert_close(metrics.l1(x, y), mean_of(lambda p, q: abs(p - q), x, y))
+    error = mean_of(lambda p, q: (p - q) ** 2, x, y)
+    expected = torch.tensor([10 * math.log10(1 / e) for e in error], dtype=torch.float64)
+    torch.testing.assert_close(metrics.psnr(x, y), expected)
+
+
+def test_ssim_is_that_of_a_slow_twin():
+    x = images(0, 2, batch=2)
+    y = (x + 0.2 * images(1, 2, batch=2)).clamp(0, 1)
+    expected = [
+        [ssim_twin(a, b) for a, b in zip(p, q, strict=True)] for p, q in zip(x, y, strict=True)
+    ]
+    torch.testing.assert_close(
+        metrics.ssim(x, y), torch.tensor(expected, dtype=torch.float64).mean(1)
+    )
+
+
+def test_equal_images():
+    x = images(0, 1)
+    assert metrics.l1(x, x).tolist() == [0, 0, 0]
+    assert metrics.psnr(x, x).tolist() == [math.inf] * 3
+    torch.testing.assert_close(metrics.ssim(x, x), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("metric", [metrics.l1, metrics.psnr, metrics.ssim])
+def test_a_batch_is_its_images_one_by_one_and_the_order_of_the_two_does_not_count(metric):
+    x, y = images(0, 1), images(1, 1)
+    single = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    assert metric(x, y).shape == (3,)
+    torch.testing.assert_close(metric(x, y), single)
+    torch.testing.assert_close(metric(x, y), metric(y, x))
