@@ -50,8 +50,8 @@ def flips_on_disk(engine: Engine, out: Path, row: dict[str, Any]) -> bool:
     return float(probability) > (engine.settings.confidence or 0.5)
 
 
-def measure(engine: Engine, items: ImageFolder) -> dict[str, Any]:
-    """Run one setting over the items and summarise it."""
+def measure(engine: Engine, items: ImageFolder) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run one setting over the items: its summary, and lambda of each slice that it flipped."""
     checkpoint = engine.checkpoint
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -74,7 +74,7 @@ def measure(engine: Engine, items: ImageFolder) -> dict[str, Any]:
     def median(name: str) -> float:
         return round(statistics.median(r[name] for r in flipped), 4)
 
-    return {
+    summary = {
         "direction": engine.settings.direction,
         "confidence": engine.settings.confidence or 0.5,
         "slices": len(rows),
@@ -94,6 +94,7 @@ def measure(engine: Engine, items: ImageFolder) -> dict[str, Any]:
         "images per second": round(len(rows) / seconds, 3),
         "peak MB": round(peak_megabytes()),
     }
+    return summary, {r["file"]: r["lam"] for r in flipped}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -117,9 +118,14 @@ def main() -> None:
     checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
     lpips = LPIPS("st-alex").to(accelerator.device)
     items = ImageFolder(args.images, split=args.split, limit=args.limit)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    by_gradient: dict[float | None, dict[str, float]] = {}
     for settings in SETTINGS:
-        rows.append(measure(Engine(checkpoint, settings, accelerator, lpips), items))
+        row, lam = measure(Engine(checkpoint, settings, accelerator, lpips), items)
+        first = by_gradient.setdefault(settings.confidence, lam)
+        # Each slice against itself: a method that flips fewer keeps the easy ones.
+        ratio = statistics.median(lam[file] / first[file] for file in lam.keys() & first.keys())
+        rows.append(row | {"lam / gradient's": round(ratio, 4)})
         print(json.dumps(rows[-1]), flush=True)
         record = {
             "split": args.split,

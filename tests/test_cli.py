@@ -124,7 +124,7 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "direction": "minimal_norm",
         "detail": True,
         "confidence": None,
-        "batch_size": 32,
+        "batch_size": 4,
         "sweep": 3,
         "seed": 0,
     }
@@ -321,8 +321,9 @@ def test_the_gradient_is_another_direction(run, images, out, tmp_path):
         if row["status"] == other["status"] == "FLIPPED"
     ]
     assert len(flipped) >= 3
-    # The chord is the shorter way, and the search costs the gradient a single backward pass.
-    assert all(smallest <= gradient * 1.001 for gradient, smallest in flipped)
+    # The chord is the shorter way, and the search costs the gradient a single backward pass
+    # (each to the search's tolerance of half a percent).
+    assert all(smallest <= gradient * 1.01 for gradient, smallest in flipped)
     assert sum(gradient for gradient, _ in flipped) > sum(smallest for _, smallest in flipped)
     assert {row["backward"] for row in rows} == {"1"}
 
