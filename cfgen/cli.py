@@ -211,9 +211,10 @@ def _run(args: argparse.Namespace) -> int:
     from cfgen.checkpoints import load_checkpoint
     from cfgen.data import ImageFolder, Item, read_image
     from cfgen.data.synthetic import synthetic_patients
-    from cfgen.engine import Engine, Settings, fresh_folder
+    from cfgen.engine import Engine, Settings
     from cfgen.gallery import write_gallery
     from cfgen.plausibility import LPIPS
+    from cfgen.run_folder import fresh_folder
 
     out = Path(args.out)
     try:

@@ -13,9 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from cfgen import Classifier, load_checkpoint, metrics
+from cfgen import engine as engine_module
 from cfgen.data import ImageFolder, Item, read_image
-from cfgen.engine import Engine, Settings, fresh_folder, to_image
+from cfgen.engine import Engine, Settings
 from cfgen.plausibility import LPIPS
+from cfgen.run_folder import fresh_folder, to_image, write_case
 
 checkpoint_folder = tiny.checkpoint_folder
 images = tiny.images
@@ -154,19 +156,19 @@ def test_a_run_goes_on_with_a_smaller_batch_where_memory_ran_out(
     make, items, whole, tmp_path, monkeypatch
 ):
     engine, sizes, done = make(Settings(sweep=3, batch_size=3)), [], []
-    explain, write = engine.explain, engine.write_case
+    explain = engine.explain
 
     def counted(x):
         sizes.append(len(x))
         return explain(x)
 
-    def full(cf, folder):
-        write(cf, folder)
+    def full(cf, folder, sweep):
+        write_case(cf, folder, sweep)
         if len(sizes) == 2:  # a case of the second batch is on the disk already
             raise RuntimeError("CUDA out of memory.")
 
     monkeypatch.setattr(engine, "explain", counted)
-    monkeypatch.setattr(engine, "write_case", full)
+    monkeypatch.setattr(engine_module, "write_case", full)
     rows = engine.run(items, load, tmp_path / "out", on_progress=done.append)
     assert sizes == [3, 2, 2]
     assert done == [3, 5]

@@ -1,0 +1,92 @@
+"""What a run leaves behind: case folders and results.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from cfgen.gallery.difference import difference_overlay
+from cfgen.result import Counterfactual
+
+COLUMNS: Sequence[str] = (
+    "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
+    "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
+    "seconds direction seed"
+).split()
+MARK = "synthetic counterfactual, not for diagnosis"
+
+
+def to_image(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1], C of 1 or 3, as an 8-bit Pillow image."""
+    array = (x * 255).round().byte().cpu().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def fresh_folder(out: Path) -> None:
+    """Make an empty run folder; replaces a former run and nothing else.
+
+    Raises:
+        ValueError: The folder holds something that is not a run.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a folder for the output, got the file '{out}'")
+    if out.exists() and any(out.iterdir()) and not (out / "run.json").is_file():
+        raise ValueError(f"expected an empty folder or a former run for the output, got '{out}'")
+    shutil.rmtree(out / "cases", ignore_errors=True)
+    for name in ("index.html", "results.csv"):
+        (out / name).unlink(missing_ok=True)
+    (out / "cases").mkdir(parents=True)
+    (out / "run.json").write_text("{}\n")  # so that an interrupted run is known as one
+
+
+def write_case(cf: Counterfactual, folder: Path, sweep: int = 0) -> None:
+    """Write the pictures, the arrays and the sweep of one counterfactual.
+
+    Args:
+        cf: A single counterfactual, with its models.
+        folder: The case folder.
+        sweep: Images along lambda, 0 for none; written where the answer flipped.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # made already where memory ran out
+    info = PngInfo()
+    info.add_text("Comment", MARK)
+    to_image(cf.x[0]).save(folder / "x.png")
+    to_image(cf.x_cf[0]).save(folder / "x_cf.png", pnginfo=info)
+    overlay, _ = difference_overlay(cf.x[0].cpu(), cf.x_cf[0].cpu())
+    Image.fromarray(overlay.permute(1, 2, 0).numpy()).save(folder / "difference.png")
+    cf.save(folder / "case.npz")
+    if not sweep or not bool(cf.flipped):
+        return
+    steps, images, probabilities = cf.sweep(sweep)
+    (folder / "sweep").mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        to_image(image[0]).save(folder / "sweep" / f"{i:02d}.png", pnginfo=info)
+    path = {
+        "lam": steps[:, 0].tolist(),
+        "prob_target": probabilities[:, 0, int(cf.target)].tolist(),
+        "flip": float(cf.lam),
+    }
+    (folder / "sweep.json").write_text(json.dumps(path) + "\n")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write results.csv: numbers with six digits, nan as an empty cell."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.6g}"
+        return value
+
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: cell(v) for k, v in row.items()})
