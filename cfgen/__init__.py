@@ -3,7 +3,7 @@
 from cfgen.checkpoints import Checkpoint, load_checkpoint
 from cfgen.classifier import Classifier
 from cfgen.criterion import Criterion, Flip
-from cfgen.directions import DIRECTIONS, Direction, Gradient, MinimalNorm
+from cfgen.directions import DIRECTIONS, Direction, Gradient, Guided, MinimalNorm, Translation
 from cfgen.explain import explain
 from cfgen.problem import Problem
 from cfgen.result import Counterfactual, Status
@@ -21,10 +21,12 @@ __all__ = [
     "FirstCrossing",
     "Flip",
     "Gradient",
+    "Guided",
     "MinimalNorm",
     "Problem",
     "Search",
     "Status",
+    "Translation",
     "explain",
     "load_checkpoint",
 ]

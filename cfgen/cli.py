@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--direction",
         metavar="NAME",
-        default="minimal_norm",
-        help="gradient or minimal_norm (default: %(default)s)",
+        help="gradient, minimal_norm (the smallest step), translation or guided (believable ones, "
+        "by the prior); default: guided where the checkpoint has a prior, else minimal_norm",
     )
     how.add_argument(
         "--detail",
@@ -223,9 +223,10 @@ def _run(args: argparse.Namespace) -> int:
         accelerator = accelerator_of(args.device, args.precision)
         # A CPU gains nothing from more, and small batches are shared more evenly.
         auto = 4 if accelerator.device.type == "cpu" else 32
+        checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
         settings = Settings(
             target=args.target,
-            direction=args.direction,
+            direction=args.direction or Engine.believable(checkpoint),
             detail=args.detail == "keep",
             confidence=args.confidence,
             batch_size=auto if args.batch_size == "auto" else int(args.batch_size),
@@ -236,7 +237,6 @@ def _run(args: argparse.Namespace) -> int:
             raise ValueError("expected --images with --labels or --split, got none")
         if args.limit is not None and args.limit < 1:
             raise ValueError(f"expected a limit of at least 1, got {args.limit}")
-        checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
         engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
         drawn: dict[str, Tensor] = {}
         if args.images is not None:

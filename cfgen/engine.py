@@ -23,7 +23,7 @@ from cfgen.checkpoints import Checkpoint
 from cfgen.classifier import Classifier
 from cfgen.criterion import Flip
 from cfgen.data import Item, UnreadableImage
-from cfgen.directions import DIRECTIONS
+from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Direction
 from cfgen.explain import explain, likely_other
 from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
 from cfgen.problem import LEVELS, Problem
@@ -97,6 +97,33 @@ class Engine:
             f = f.finding(target.removeprefix("no "))
         self.classifier: Classifier = f
         self.target = None if target is None else f.index(target)
+        self.direction = self.make_direction()
+
+    def make_direction(self) -> Direction:
+        """The chosen direction, with the checkpoint's prior where it needs one.
+
+        Raises:
+            ValueError: There is no prior, or it knows other classes.
+        """
+        name, prior = self.settings.direction, self.checkpoint.prior
+        make: Any = DIRECTIONS[name]
+        if name not in PRIOR_GUIDED:
+            return make()
+        if prior is None:
+            raise ValueError(
+                f"expected a checkpoint with a prior for '{name}', got '{self.checkpoint.name}'"
+            )
+        if prior.classes != self.classifier.classes:
+            known, asked = (", ".join(m.classes) for m in (prior, self.classifier))
+            raise ValueError(f"expected a prior of the classes {asked} for '{name}', got {known}")
+        return make(prior, self.settings.seed)
+
+    @staticmethod
+    def believable(checkpoint: Checkpoint) -> str:
+        """The direction by the checkpoint's prior if it has one for its classes."""
+        prior, f = checkpoint.prior, checkpoint.classifier
+        fits = prior is not None and f.head != "multilabel" and prior.classes == f.classes
+        return "guided" if fits else "minimal_norm"
 
     def run(
         self,
@@ -200,7 +227,7 @@ class Engine:
             detail=self.settings.detail,
             autocast=lambda: self.accelerator.autocast(),
         )
-        return explain(problem, DIRECTIONS[self.settings.direction]())
+        return explain(problem, self.direction)
 
     @torch.no_grad()
     def measure(self, cf: Counterfactual) -> list[dict[str, Any]]:

@@ -162,6 +162,12 @@ class Problem:
         counter = getattr(self.passes, kind)
         counter[slice(None) if rows is None else rows.cpu()] += 1
 
+    @torch.no_grad()
+    def margin(self, z: Tensor, rows: Tensor) -> Tensor:
+        """Margins (n,) at latents z (n, *L) of the samples ``rows``, by one forward pass."""
+        self.count("forward", rows)
+        return self.criterion.rows(rows)(self.classifier(self.decode(z, rows)))
+
     def grad(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Margin and its gradient at latents z, by one forward and one backward pass.
 
@@ -177,7 +183,7 @@ class Problem:
         with torch.enable_grad(), self.autocast():
             z = z.detach().requires_grad_(True)
             margin = criterion(self.classifier(self.decode(z, index)).to(z.dtype))
-        (gradient,) = torch.autograd.grad(margin.sum(), z)
+            (gradient,) = torch.autograd.grad(margin.sum(), z)
         self.count("forward", rows)
         self.count("backward", rows)
         return margin.detach(), gradient

@@ -7,6 +7,7 @@ import pytest
 from cfgen.directions import Direction, Gradient, MinimalNorm
 from cfgen.searches import FirstCrossing
 
+# Those that a prior guides are in test_prior_directions.py: what is best for them the prior says.
 DIRECTIONS: list[Direction] = [Gradient(), MinimalNorm()]
 
 SEARCHES: dict[str, FirstCrossing] = {

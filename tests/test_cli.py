@@ -46,6 +46,7 @@ def run(checkpoint_folder):
     def run(*argv):
         AcceleratorState._reset_state(reset_partial_state=True)
         options = {"--checkpoint": checkpoint_folder, "--device": "cpu", "--sweep": 0}
+        options["--direction"] = "minimal_norm"
         for name, value in options.items():
             if name not in argv:
                 argv += (name, value)
@@ -381,7 +382,10 @@ WRONG = [
         "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy) in '{empty}', got none",
     ),
     ("--images {empty}/no", "expected a folder of images at '{empty}/no', got no such folder"),
-    ("--direction up", "expected a direction of gradient, minimal_norm, got 'up'"),
+    (
+        "--direction up",
+        "expected a direction of gradient, minimal_norm, translation, guided, got 'up'",
+    ),
     ("--labels {labels}", "expected --images with --labels or --split, got none"),
     ("--split test", "expected --images with --labels or --split, got none"),
     ("--confidence 1.5", "expected a confidence between 0 and 1, got 1.5"),
@@ -512,7 +516,8 @@ def test_run_cf_py_needs_no_arguments_but_these(run, checkpoint_folder, tmp_path
     rows = rows_of(tmp_path / "mine")
     assert len(rows) == 8
     assert [row["status"] for row in rows].count("FLIPPED") >= 6
-    assert run("--out", tmp_path / "again", "--sweep", 11) == 0
+    assert {row["direction"] for row in rows} == {"guided"}
+    assert run("--out", tmp_path / "again", "--sweep", 11, "--direction", "guided") == 0
     assert but_seconds(rows_of(tmp_path / "again")) == but_seconds(rows)
 
 
@@ -533,7 +538,7 @@ def test_two_processes_write_the_rows_of_one(number, run, images, checkpoint_fol
     launch = f"--multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
     launch += " --mixed_precision no --dynamo_backend no"
     arguments = ["--images", images, "--limit", number, "--batch-size", 2, "--device", "cpu"]
-    arguments += ["--sweep", 0]
+    arguments += ["--sweep", 0, "--direction", "guided"]
     done = process(
         *("-m", "accelerate.commands.launch", *launch.split(), ROOT / "run_cf.py", *arguments),
         *("--checkpoint", checkpoint_folder, "--out", "two"),

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
+from cfgen.directions import PRIOR_GUIDED
 from cfgen.explain import explain
 from cfgen.generators import Identity
 from tests import cases
@@ -20,7 +21,8 @@ FLAT = (0.5, 0.5, 0.45, 0.45, 0.35, 0.35, 0.25, 0.25)
 
 
 def test_every_direction_has_its_row():
-    assert {type(d) for d in cases.DIRECTIONS} == set(DIRECTIONS.values())
+    rows = {type(d) for d in cases.DIRECTIONS}
+    assert rows | {DIRECTIONS[name] for name in PRIOR_GUIDED} == set(DIRECTIONS.values())
 
 
 @each_direction

@@ -72,7 +72,10 @@ def assert_alike(rows, expected):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"direction": "up"}, "expected a direction of gradient, minimal_norm, got 'up'"),
+        (
+            {"direction": "up"},
+            "expected a direction of gradient, minimal_norm, translation, guided, got 'up'",
+        ),
         ({"confidence": 1.5}, "expected a confidence between 0 and 1, got 1.5"),
         ({"confidence": 0.0}, "expected a confidence between 0 and 1, got 0.0"),
         ({"batch_size": 0}, "expected a batch size of 1 or more, got 0"),

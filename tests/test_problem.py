@@ -243,3 +243,11 @@ def test_a_row_without_a_direction_is_zero_and_the_others_are_not(bad):
     out = unit(v)
     assert out[1].tolist() == [0, 0, 0, 0]
     assert out[[0, 2]].tolist() == [[0.5] * 4] * 2
+
+
+def test_the_gradient_does_not_need_the_callers_grad_mode():
+    problem = linear_world(2, 1).problem
+    expected = problem.grad(problem.z)
+    with torch.no_grad():
+        got = problem.grad(problem.z)
+    assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])

@@ -2,11 +2,25 @@
 
 from cfgen.directions.base import Direction
 from cfgen.directions.gradient import Gradient
+from cfgen.directions.guided import Guided
 from cfgen.directions.minimal_norm import MinimalNorm
+from cfgen.directions.translation import Translation
 
 DIRECTIONS: dict[str, type[Direction]] = {
     "gradient": Gradient,
     "minimal_norm": MinimalNorm,
+    "translation": Translation,
+    "guided": Guided,
 }
+PRIOR_GUIDED = ("translation", "guided")
+"""Directions that are made with a prior and a seed."""
 
-__all__ = ["DIRECTIONS", "Direction", "Gradient", "MinimalNorm"]
+__all__ = [
+    "DIRECTIONS",
+    "PRIOR_GUIDED",
+    "Direction",
+    "Gradient",
+    "Guided",
+    "MinimalNorm",
+    "Translation",
+]

@@ -12,10 +12,22 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         classes: Class names; the position is the label.
+        scale: Standard deviation of latents, broadcastable to (B, *L).
     """
 
     classes: tuple[str, ...]
+    scale: Tensor
 
     @abstractmethod
     def sample(self, labels: Tensor, seed: int) -> Tensor:
         """Draw one latent for each label (B,) int64: z (B, *L). The same seed draws the same."""
+
+    @abstractmethod
+    def edit(
+        self, z: Tensor, source: Tensor, target: Tensor, seed: int, *, guidance: float
+    ) -> Tensor:
+        """Redraw latents z (B, *L) of the classes ``source`` (B,) in the classes ``target`` (B,).
+
+        Everything that does not tell the classes apart is to stay. The same seed draws the same,
+        and each sample by itself what it draws in a batch.
+        """

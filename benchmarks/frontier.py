@@ -1,0 +1,204 @@
+"""Smallest against believable on real slices: every direction, judged by models it never saw.
+
+    pip install -e ".[bench]"
+    python benchmarks/frontier.py --images ../shared/data/lgg-flair-128
+
+Slices that f and the oracle classify rightly, details kept. The oracle says whether a second model
+shares the flip, a segmenter how much lesion is left, the lesion mask where the image changed; the
+attribution maps of captum on the same slices stand beside. Writes
+benchmarks/results/frontier.json and prints its tables in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion, Saliency
+from lgg import table
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from cfgen import Flip, Problem, explain, load_checkpoint
+from cfgen.checkpoints import Checkpoint, find
+from cfgen.directions import DIRECTIONS, PRIOR_GUIDED
+from cfgen.explain import likely_other
+from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
+from cfgen.training.common import load_masks, load_split
+from cfgen.training.segmenter import Segmenter, dice, predict
+
+BATCH = 32
+BRAIN = 10 / 255  # darker pixels are background
+
+
+def locality(maps: Tensor, x: Tensor, masks: Tensor) -> tuple[float, float]:
+    """Mean pixel AUROC and average precision in the brain of maps (B, 1, H, W) against masks."""
+    scores = []
+    for m, image, mask in zip(maps, x, masks, strict=True):
+        brain = image > BRAIN
+        truth, score = mask[brain].numpy(), m[brain].numpy()
+        if 0 < truth.sum() < len(truth):
+            scores.append((roc_auc_score(truth, score), average_precision_score(truth, score)))
+    auroc, precision = np.mean(scores, axis=0).tolist() if scores else (float("nan"),) * 2
+    return auroc, precision
+
+
+def share(of: Tensor) -> float:
+    """The mean of booleans (n,), nan of none."""
+    return round(float(of.float().mean()), 4)
+
+
+def frontier(
+    name: str,
+    confidence: float,
+    checkpoint: Checkpoint,
+    lpips: LPIPS,
+    segmenter: Segmenter,
+    x: Tensor,
+    masks: Tensor,
+) -> dict[str, Any]:
+    """One row: a direction on images x (N, 1, H, W) with lesion masks (N, 1, H, W) bool."""
+    make: Any = DIRECTIONS[name]
+    direction = make(checkpoint.prior) if name in PRIOR_GUIDED else make()
+    pair, f, oracle = checkpoint.generator, checkpoint.classifier, checkpoint.oracle
+    assert oracle is not None
+    start, parts = time.perf_counter(), []
+    for batch in x.split(BATCH):
+        criterion = Flip(likely_other(f(batch)), confidence=confidence)
+        parts.append(explain(Problem(pair, f, criterion, batch), direction))
+    seconds = time.perf_counter() - start
+    x_cf, lam, target, flipped = (
+        torch.cat([getattr(p, k) for p in parts]) for k in ("x_cf", "lam", "target", "flipped")
+    )
+    forward, backward = (
+        torch.cat([getattr(p.passes, k) for p in parts]).float() for k in ("forward", "backward")
+    )
+    agrees, distance, p_value, lesion = [], [], [], []
+    for a, b, t in zip(x.split(BATCH), x_cf.split(BATCH), target.split(BATCH), strict=True):
+        agrees.append(oracle(b).argmax(1) == t)
+        distance.append(lpips(a, b))
+        score = round_trip(lpips, pair, b)
+        p_value += [
+            conformal_p_value(s[None], checkpoint.calibration[f.classes[k]])
+            for s, k in zip(score, t.tolist(), strict=True)
+        ]
+        lesion.append(segmenter(b) > 0.5)
+    agree, far, p, left = (torch.cat(v) for v in (agrees, distance, p_value, lesion))
+    ill = masks.flatten(1).any(1) & flipped
+    auroc, precision = locality((x_cf - x).abs()[ill], x[ill], masks[ill])
+    remaining = (left & masks)[ill].sum() / masks[ill].sum()
+    healthy, tumour = (flipped & (target == f.index(c)) for c in ("healthy", "tumour"))
+    return {
+        "direction": name,
+        "confidence": confidence,
+        "slices": len(x),
+        "flipped": share(flipped),
+        "oracle agrees": share(agree[flipped]),
+        "to healthy": share(agree[healthy]),
+        "to tumour": share(agree[tumour]),
+        "AUROC": round(auroc, 4),
+        "AP": round(precision, 4),
+        "lesion left": round(float(remaining), 4),
+        "lam": round(float(lam[flipped].median()), 3),
+        "LPIPS": round(float(far[flipped].mean()), 4),
+        "l1 of 255": round(255 * float((x_cf - x).abs()[flipped].mean()), 3),
+        "plausible (p >= 0.05)": share(p[flipped] >= 0.05),
+        "forward": float(forward.median()),
+        "backward": float(backward.median()),
+        "seconds an image": round(seconds / len(x), 3),
+    }
+
+
+def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[str, Any]]:
+    """Rows of captum's maps for the class tumour on images with a lesion."""
+    f = checkpoint.classifier
+    k = f.index("tumour")
+    layer = f.get_submodule("model.layer3")
+    cam: Any = LayerGradCam(f, layer)
+    methods: dict[str, Any] = {
+        "integrated gradients": lambda b: IntegratedGradients(f).attribute(b, target=k, n_steps=32),
+        "saliency": lambda b: Saliency(f).attribute(b, target=k),
+        "occlusion 16": lambda b: Occlusion(f).attribute(
+            b, target=k, sliding_window_shapes=(1, 16, 16), strides=(1, 8, 8)
+        ),
+        "Grad-CAM": lambda b: LayerAttribution.interpolate(
+            cam.attribute(b, target=k, relu_attributions=True),
+            (b.shape[-2], b.shape[-1]),
+            "bilinear",
+        ),
+        "intensity": lambda b: b,
+    }
+    rows = []
+    with torch.enable_grad():
+        for name, method in methods.items():
+            maps = torch.cat(
+                [method(b.clone().requires_grad_()).detach().abs() for b in x.split(BATCH)]
+            )
+            auroc, precision = locality(maps, x, masks)
+            rows.append({"map": name, "AUROC": round(auroc, 4), "AP": round(precision, 4)})
+    return rows
+
+
+@torch.no_grad()
+def main() -> None:
+    """Command line of this script."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--images", type=Path, required=True, help="folder with labels.csv and masks")
+    p.add_argument("--split", default="test", help="val to choose a method, test to report it")
+    p.add_argument("--limit", type=int, help="only N slices, drawn with seed 0")
+    p.add_argument("--directions", nargs="+", default=list(DIRECTIONS))
+    p.add_argument("--confidence", nargs="+", type=float, default=[0.5, 0.9])
+    p.add_argument("--checkpoint", default="brain-flair")
+    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frontier.json")
+    args = p.parse_args()
+    checkpoint = load_checkpoint(args.checkpoint)
+    segmenter = Segmenter.load(find(args.checkpoint) / "segmenter")
+    lpips = LPIPS("st-alex")
+    images, labels, _ = load_split(args.images, args.split)
+    masks = load_masks(args.images, args.split) > 0
+    oracle = checkpoint.oracle
+    if oracle is None:
+        raise ValueError(f"expected a checkpoint with an oracle, got '{args.checkpoint}'")
+    right = torch.cat(
+        [
+            (checkpoint.classifier(b).argmax(1) == y) & (oracle(b).argmax(1) == y)
+            for b, y in zip((images.float() / 255).split(BATCH), labels.split(BATCH), strict=True)
+        ]
+    )
+    rows = right.nonzero()[:, 0]
+    if args.limit:
+        generator = torch.Generator().manual_seed(0)
+        rows = rows[torch.randperm(len(rows), generator=generator)[: args.limit]]
+    x, m = images[rows].float() / 255, masks[rows]
+    ill = m.flatten(1).any(1)
+    found = (predict(segmenter, images) > 0.5).float()
+    record: dict[str, Any] = {
+        "split": args.split,
+        "slices": len(images),
+        "rightly classified by both": int(right.sum()),
+        "used": len(x),
+        "checkpoint": checkpoint.hashes,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "segmenter Dice": round(float(dice(found, masks.float())), 4),
+        "attributions": attributions(checkpoint, x[ill], m[ill]),
+        "directions": [],
+    }
+    print(table(record["attributions"]), flush=True)
+    for confidence in args.confidence:
+        for name in args.directions:
+            row = frontier(name, confidence, checkpoint, lpips, segmenter, x, m)
+            record["directions"].append(row)
+            print(json.dumps(row), flush=True)
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(table(record["directions"]))
+
+
+if __name__ == "__main__":
+    main()
