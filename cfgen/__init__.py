@@ -3,7 +3,16 @@
 from cfgen.checkpoints import Checkpoint, load_checkpoint
 from cfgen.classifier import Classifier
 from cfgen.criterion import Criterion, Flip
-from cfgen.directions import DIRECTIONS, Direction, Gradient, Guided, MinimalNorm, Translation
+from cfgen.directions import (
+    DIRECTIONS,
+    Direction,
+    Gradient,
+    Guided,
+    MinimalNorm,
+    NaturalGradient,
+    Smoothed,
+    Translation,
+)
 from cfgen.explain import explain
 from cfgen.problem import Problem
 from cfgen.result import Counterfactual, Status
@@ -23,8 +32,10 @@ __all__ = [
     "Gradient",
     "Guided",
     "MinimalNorm",
+    "NaturalGradient",
     "Problem",
     "Search",
+    "Smoothed",
     "Status",
     "Translation",
     "explain",

@@ -83,8 +83,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--direction",
         metavar="NAME",
-        help="gradient, minimal_norm (the smallest step), translation or guided (believable ones, "
-        "by the prior); default: guided where the checkpoint has a prior, else minimal_norm",
+        help="gradient, natural_gradient, minimal_norm (the smallest step), translation or guided "
+        "(believable ones, by the prior); default: guided where the checkpoint has a prior, else "
+        "minimal_norm",
     )
     how.add_argument(
         "--detail",

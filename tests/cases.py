@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cfgen.directions import Direction, Gradient, MinimalNorm
+from cfgen.directions import Direction, Gradient, MinimalNorm, NaturalGradient
 from cfgen.searches import FirstCrossing
 
 # Those that a prior guides are in test_prior_directions.py: what is best for them the prior says.
-DIRECTIONS: list[Direction] = [Gradient(), MinimalNorm()]
+DIRECTIONS: list[Direction] = [
+    Gradient(),
+    NaturalGradient(),
+    MinimalNorm(),
+]
 
 SEARCHES: dict[str, FirstCrossing] = {
     "first_crossing": FirstCrossing(),

@@ -384,7 +384,8 @@ WRONG = [
     ("--images {empty}/no", "expected a folder of images at '{empty}/no', got no such folder"),
     (
         "--direction up",
-        "expected a direction of gradient, minimal_norm, translation, guided, got 'up'",
+        "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
+        "guided, got 'up'",
     ),
     ("--labels {labels}", "expected --images with --labels or --split, got none"),
     ("--split test", "expected --images with --labels or --split, got none"),

@@ -74,7 +74,8 @@ def assert_alike(rows, expected):
     [
         (
             {"direction": "up"},
-            "expected a direction of gradient, minimal_norm, translation, guided, got 'up'",
+            "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
+            "guided, got 'up'",
         ),
         ({"confidence": 1.5}, "expected a confidence between 0 and 1, got 1.5"),
         ({"confidence": 0.0}, "expected a confidence between 0 and 1, got 0.0"),

@@ -4,10 +4,13 @@ from cfgen.directions.base import Direction
 from cfgen.directions.gradient import Gradient
 from cfgen.directions.guided import Guided
 from cfgen.directions.minimal_norm import MinimalNorm
+from cfgen.directions.natural_gradient import NaturalGradient
+from cfgen.directions.smoothed import Smoothed
 from cfgen.directions.translation import Translation
 
 DIRECTIONS: dict[str, type[Direction]] = {
     "gradient": Gradient,
+    "natural_gradient": NaturalGradient,
     "minimal_norm": MinimalNorm,
     "translation": Translation,
     "guided": Guided,
@@ -22,5 +25,7 @@ __all__ = [
     "Gradient",
     "Guided",
     "MinimalNorm",
+    "NaturalGradient",
+    "Smoothed",
     "Translation",
 ]
