@@ -24,6 +24,8 @@ examples:
       the rows of scans/labels.csv with split test, until the target is 90 %% probable
   accelerate launch --num_processes 2 run_cf.py --images scans
       the same in two processes (without GPUs: accelerate launch --multi_gpu ...)
+  %(prog)s study --help
+      ask readers: write a blinded reader study of a run, and report its answers
 
 exit status: 0 all images read, 1 some could not be read (see results.csv), 2 wrong usage
 """
@@ -193,6 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The usage is wrong (2), or help was asked for (0).
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("study", "study-report"):
+        from cfgen.study.cli import main as study
+
+        return study(argv)
     options = parser()
     args = options.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched from a hub
