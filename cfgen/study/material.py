@@ -148,10 +148,7 @@ def png(path: Path) -> bytes:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
     except OSError:
-        place = "/".join(path.parts[-3:])
-        raise ValueError(
-            f"expected a picture at cases/{place}, got none that can be read"
-        ) from None
+        raise ValueError(f"expected a picture at '{path}', got none that can be read") from None
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()

@@ -53,7 +53,8 @@ class _Keys:
         value = self.left.pop(key, default)
         wrong = isinstance(value, bool) and kind is not bool
         if value is not default and (wrong or not isinstance(value, kind)):
-            hint = " (put it in quotes)" if kind is str and not isinstance(value, list) else ""
+            plain = kind is str and isinstance(value, (bool, int, float))
+            hint = " (put it in quotes)" if plain else ""
             raise ValueError(f"expected {what} for '{key}' {self.where}, got {_shown(value)}{hint}")
         if value is None and default is None:
             return None
