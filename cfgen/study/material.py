@@ -172,7 +172,7 @@ def _attribution(run: Path, cases: list[str], name: str | None) -> str:
 
 
 def _grey(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(png(path))) as image:
         return np.asarray(image.convert("L"), dtype=np.float64)
 
 

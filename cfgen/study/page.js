@@ -63,7 +63,7 @@ setInterval(() => { if (clock) { tick(); save(); } }, 5000);
 
 // A second window with the same study would overwrite the answers of this one.
 window.addEventListener("storage", (event) => {
-  if (event.key !== KEY) return;
+  if (event.key !== `${KEY}-window`) return;
   stopped = true;
   clock = null;
   show("Open in another window", el("p", {}, "Go on there, or reload this page to go on here."));
@@ -311,6 +311,7 @@ function download() {
 document.getElementById("download").addEventListener("click", download);
 try {
   state = JSON.parse(localStorage.getItem(KEY)) ?? state;
+  localStorage.setItem(`${KEY}-window`, String(Math.random()));
 } catch { /* nothing kept: start anew */ }
 save();
 render();

@@ -1,0 +1,373 @@
+"""Answers, estimates, agreement, iMRMC, and the report of them."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reader_study import ORIGIN, answer, make_run, read_key, write_questions
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from cfgen.cli import main
+from cfgen.study import read_questions, write_report, write_study
+from cfgen.study.analyse import agreement, summary
+from cfgen.study.answers import Answers
+from cfgen.study.imrmc import imrmc
+from cfgen.study.statistics import Bootstrap, area, difference, kappa, mean, share, wilson
+
+OTHER = {"healthy": "tumour", "tumour": "healthy", "real": "synthetic", "synthetic": "real"}
+
+
+def think(row: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Wrong about every third case without aid, about every sixth with it; readers differ."""
+    place = int(row["case"].split("-")[1]) + int(row["reader"])
+    wrong = place % (3 if row["arm"] == "unaided" else 6) == 0
+    seen = OTHER[row["truth"]] if wrong else row["truth"]
+    again = seen if row["repeat"] == "0" or place % 2 else OTHER[seen]
+    likely = {"healthy": 1, "tumour": 4}[seen] + place % 2
+    sure = str(1 + place % 5)
+    return {
+        "finding": (again, sure),
+        "likelihood": (str(likely), ""),
+        "remarks": ('a "b", c\nd', ""),
+    }
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    questions = read_questions(write_questions(folder))
+    write_study(make_run(folder / "run", 12), questions, 3, folder / "out", seed=1)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def files(study) -> list[Path]:
+    return answer(study, study.parent, think)
+
+
+# Estimates
+
+
+def test_wilson_is_that_of_scipy():
+    for k, n in ((0, 5), (3, 10), (40, 41)):
+        expected = binomtest(k, n).proportion_ci(method="wilson")
+        assert wilson(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_share_of_independent_answers_has_wilsons_interval():
+    # One reader and a case for each answer: nothing is clustered.
+    values = [1.0] * 30 + [0.0] * 20
+    readers, cases = [1] * 50, list(range(50))
+    estimate = share(values, Bootstrap(readers, cases).weights(readers, cases), cases)
+    assert estimate[0] == 0.6 and estimate.n == 50
+    assert estimate[1:3] == pytest.approx(wilson(0.6, 50), abs=0.01)
+
+
+def test_a_share_of_answers_alike_is_as_wide_as_that_of_the_cases():
+    # Ten readers who all say the same of 20 cases know no more than one.
+    readers = [r for r in range(10) for _ in range(20)]
+    cases = list(range(20)) * 10
+    values = [float(case < 12) for case in cases]
+    weights = Bootstrap(readers, cases).weights(readers, cases)
+    low, high = share(values, weights, cases)[1:3]
+    assert (low, high) == pytest.approx(wilson(0.6, 20), abs=0.02)
+    low, high = share([1.0] * 200, weights, cases)[1:3]  # the bootstrap sees no variance
+    assert (low, high) == pytest.approx(wilson(1.0, 20))
+
+
+def test_readers_who_differ_widen_the_interval():
+    readers = [r for r in range(6) for _ in range(50)]
+    cases = list(range(50)) * 6
+    weights = Bootstrap(readers, cases).weights(readers, cases)
+    values = [float(r < 3) for r in readers]  # three readers always right, three never
+    low, high = share(values, weights, cases)[1:3]
+    assert (low, high) == pytest.approx(wilson(0.5, 6), abs=0.05)
+    estimate = mean(values, weights)
+    assert estimate.value == 0.5 and estimate.low < 0.2 and estimate.high > 0.8
+
+
+def test_a_difference_pairs_readers_and_cases():
+    # A hard and an easy half: the shares vary a lot, their difference does not.
+    readers, cases = [1] * 40 + [2] * 40, list(range(40)) * 2
+    weights = Bootstrap(readers, cases).weights(readers, cases)
+    values = [float(case % 2) for case in cases]
+    estimate = difference([v + 0.25 for v in values], weights, values, weights)
+    assert estimate[:3] == pytest.approx((0.25, 0.25, 0.25))
+    assert estimate.n == 80
+
+
+def test_area_is_that_of_sklearn_averaged_over_readers():
+    rng = np.random.default_rng(0)
+    truth = rng.random(30) < 0.5
+    scored, expected = [], []
+    for reader in range(3):
+        ratings = rng.integers(1, 6, 30) + truth
+        expected.append(roc_auc_score(truth, ratings))
+        scored += [(reader, c, bool(truth[c]), float(ratings[c])) for c in range(30)]
+    scored += [(9, c, True, 1.0) for c in range(5)]  # saw one kind only
+    bootstrap = Bootstrap([s[0] for s in scored], [s[1] for s in scored])
+    estimate = area(scored, bootstrap)
+    assert estimate.value == pytest.approx(np.mean(expected))
+    assert estimate.low < estimate.value < estimate.high
+    # The draws, in slow and obvious code, for one of them.
+    draw = next(i for i in range(100) if bootstrap.readers[i, 1] > 0)
+    weights = bootstrap.cases[draw, [bootstrap.case[c] for c in range(30)]]
+    alone = [s for s in scored if s[0] == 1]
+    slow = roc_auc_score(truth, [s[3] for s in alone], sample_weight=weights)
+    from cfgen.study.statistics import _areas
+
+    assert _areas(alone, bootstrap)[1][draw] == pytest.approx(slow)
+    assert area(scored, bootstrap, scored)[:3] == (0, 0, 0)
+    assert math.isnan(area(scored[-5:], bootstrap).value)
+
+
+def slow_kappa(first: list[int], second: list[int], k: int, weighted: bool) -> float:
+    """1 minus the disagreement seen over the disagreement by chance."""
+    n = len(first)
+    cost = [[(i - j) ** 2 if weighted else float(i != j) for j in range(k)] for i in range(k)]
+    seen = sum(cost[a][b] for a, b in zip(first, second, strict=True)) / n
+    chance = sum(cost[a][b] for a in first for b in second) / n**2
+    return 1 - seen / chance
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kappa_in_slow_and_obvious_code(weighted):
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 5, 40)
+    second = np.clip(first + rng.integers(-1, 2, 40), 0, 4)
+    a, b = first.tolist(), second.tolist()
+    assert kappa(a, b, range(5), weighted) == pytest.approx(slow_kappa(a, b, 5, weighted))
+    # A category that nobody uses keeps its place between the others.
+    a, b = ([4 if v == 3 else v for v in side] for side in (a, b))
+    assert kappa(a, b, range(5), weighted) == pytest.approx(slow_kappa(a, b, 5, weighted))
+    assert math.isnan(kappa([1, 1], [1, 1], range(5), weighted))
+    assert math.isnan(kappa([1], [2], range(5), weighted))
+
+
+# From answers to numbers
+
+
+def test_accuracy_by_arm_is_counted_right(study, files):
+    answers = Answers.read(study, files)
+    rows = {r[:5]: r for r in summary(answers)}
+    key = [row for row in read_key(study) if row["repeat"] == "0"]
+    for arm in ("unaided", "counterfactual"):
+        for reader in ("1", "2", "3", "all"):
+            mine = [r for r in key if r["arm"] == arm and reader in (r["reader"], "all")]
+            right = [think(row)["finding"][0] == row["truth"] for row in mine]
+            row = rows["finding", "accuracy", arm, "", reader]
+            assert row.value == pytest.approx(np.mean(right)) and row.n == len(mine)
+            assert row.low < row.value < row.high or row.value in (0, 1)
+            sick = [ok for ok, r in zip(right, mine, strict=True) if r["truth"] == "tumour"]
+            assert rows["finding", "sensitivity", arm, "", reader].value == pytest.approx(
+                np.mean(sick)
+            )
+            sure = [int(think(row)["finding"][1]) for row in mine]
+            assert rows["finding", "confidence", arm, "", reader].value == pytest.approx(
+                np.mean(sure)
+            )
+            if reader != "all":
+                truth = [r["truth"] == "tumour" for r in mine]
+                ratings = [int(think(r)["likelihood"][0]) for r in mine]
+                assert rows["likelihood", "AUC", arm, "", reader].value == pytest.approx(
+                    roc_auc_score(truth, ratings)
+                )
+    both = [
+        rows["finding", "accuracy", arm, "", "all"].value for arm in ("counterfactual", "unaided")
+    ]
+    gain = rows["finding", "accuracy", "counterfactual", "unaided", "all"]
+    assert gain.value == pytest.approx(both[0] - both[1])
+    assert rows["", "seconds a page", "unaided", "", "all"].value == 2.0
+    assert (
+        "likelihood",
+        "accuracy",
+        "unaided",
+        "",
+        "all",
+    ) not in rows  # a scale has no right point
+
+
+def test_agreement_is_counted_right(study, files):
+    rows = {(r.question, r.readers): r for r in agreement(Answers.read(study, files))}
+    key = read_key(study)
+    first = {(r["reader"], r["case"], r["arm"]): think(r) for r in key if r["repeat"] == "0"}
+
+    def numbers(pairs: list[tuple[dict, dict]]) -> tuple[float, float, float]:
+        place = {"healthy": 0, "tumour": 1}
+        a, b = ([place[side[i]["finding"][0]] for side in pairs] for i in (0, 1))
+        rating = [
+            [(1 if t["finding"][0] == "tumour" else -1) * int(t["finding"][1]) for t in side]
+            for side in zip(*pairs, strict=True)
+        ]
+        # -5 ... -1, 1 ... 5 are ten places.
+        ten = [[r + 5 if r < 0 else r + 4 for r in side] for side in rating]
+        same = np.mean([x == y for x, y in zip(a, b, strict=True)])
+        return float(same), slow_kappa(a, b, 2, False), slow_kappa(ten[0], ten[1], 10, True)
+
+    for a, b in (("1", "2"), ("1", "3"), ("2", "3")):
+        pairs = [(t, first[(b, *what[1:])]) for what, t in first.items() if what[0] == a]
+        row = rows["finding", f"{a} and {b}"]
+        assert row.n == len(pairs) == 24
+        assert row[3:] == pytest.approx(numbers(pairs))
+    again = [(first[r["reader"], r["case"], r["arm"]], think(r)) for r in key if r["repeat"] == "1"]
+    row = rows["finding", "all, repeated"]
+    assert row.n == len(again) == 9
+    assert row[3:] == pytest.approx(numbers(again))
+    repeated = {f"{reader}, repeated" for reader in (1, 2, 3, "all")}
+    expected = {"1 and 2", "1 and 3", "2 and 3"} | repeated
+    assert {readers for question, readers in rows if question == "finding"} == expected
+
+
+def test_imrmc_has_a_row_for_each_truth_and_each_first_answer(study, files):
+    answers = Answers.read(study, files)
+    finding = [r for r in answers.readings if r.question.id == "finding"]
+    head, data = imrmc(finding, "two\nlines").split("BEGIN DATA:\n")
+    assert head == "two lines\nNR: 3\nN0: 6\nN1: 6\nNM: 2\n"
+    rows = [line.split(",") for line in data.splitlines()]
+    assert all(len(row) == 4 and " " not in "".join(row) for row in rows)
+    truths = {row[1]: row[3] for row in rows if row[0] == "-1"}
+    assert sorted(truths, key=int) == [str(i) for i in range(1, 13)]
+    assert {row[2] for row in rows if row[0] == "-1"} == {"truth"}
+    scores = {tuple(row[:3]): float(row[3]) for row in rows if row[0] != "-1"}
+    assert len(scores) == len(rows) - 12 == 3 * 12 * 2  # repeats are refused there
+    cases = {case: str(i) for i, case in enumerate(sorted({r.page.case for r in finding}), 1)}
+    for row in read_key(study):
+        assert truths[cases[row["case"]]] == str(int(row["truth"] == "tumour"))
+        if row["repeat"] == "0":
+            answer, sure = think(row)["finding"]
+            score = scores[row["reader"], cases[row["case"]], row["arm"]]
+            assert score == int(sure) * (1 if answer == "tumour" else -1)
+
+
+def test_report_of_real_or_synthetic(tmp_path):
+    questions = read_questions(write_questions(tmp_path, ORIGIN))
+    write_study(make_run(tmp_path / "run", 8), questions, 2, tmp_path / "out", seed=1)
+
+    def guess(row: dict[str, str]) -> dict[str, tuple[str, str]]:
+        right = int(row["case"].split("-")[1]) < 6
+        return {"origin": (row["truth"] if right else OTHER[row["truth"]], "3")}
+
+    files = answer(tmp_path / "out", tmp_path, guess)
+    page = write_report(tmp_path / "out", files, tmp_path / "report").read_text()
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
+    found = {(r["measure"], r["reader"]): r["value"] for r in rows if r["question"] == "origin"}
+    assert found["accuracy", "all"] == 0.75
+    assert {"AUC", "sensitivity", "specificity", "confidence"} <= {name for name, _ in found}
+    # A case gives two images, and each has one truth.
+    head, data = (tmp_path / "report" / "origin.imrmc").read_text().split("BEGIN DATA:\n")
+    assert "N0: 8\nN1: 8\nNM: 1\n" in head
+    assert sum(line.startswith("-1,") for line in data.splitlines()) == 16
+    assert "sharpness 1.00" in re.sub(r"\s+", " ", page)
+
+
+def test_answers_without_a_label_are_not_scored(tmp_path):
+    run = make_run(tmp_path / "run", 6)
+    text = (run / "results.csv").read_text()
+    (run / "results.csv").write_text(text.replace(".png,healthy,", ".png,,"))
+    questions = read_questions(write_questions(tmp_path))
+    write_study(run, questions, 1, tmp_path / "out", seed=1)
+
+    def tumour(row: dict[str, str]) -> dict[str, tuple[str, str]]:
+        return {"finding": ("tumour", "5"), "likelihood": ("5", "")}
+
+    files = answer(tmp_path / "out", tmp_path, tumour)
+    page = write_report(tmp_path / "out", files, tmp_path / "report").read_text()
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
+    accuracy = next(r for r in rows if (r["measure"], r["arm"]) == ("accuracy", "unaided"))
+    assert (accuracy["value"], accuracy["n"]) == (
+        1,
+        3,
+    )  # not the three that the model calls healthy
+    assert not [r for r in rows if r["measure"] == "AUC"]
+    words = re.sub(r"\s+", " ", page)
+    assert "3 of 6 cases have a label. Answers to the others are not scored" in words
+
+
+# Files
+
+
+def test_report_folder(study, files, tmp_path, capsys):
+    out = tmp_path / "report"
+    argv = ["study-report", str(study), *map(str, files), "--out", str(out)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"Open {out / 'index.html'}\n"
+    names = "agreement.csv finding.imrmc index.html likelihood.imrmc readings.csv report.json"
+    assert sorted(path.name for path in out.iterdir()) == [*names.split(), "summary.csv"]
+    page = (out / "index.html").read_text()
+    assert page.count("<svg") == 7  # three bars and an ROC; one and an ROC; the time
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    assert "a &#34;b&#34;, c\nd" in page
+    with (out / "readings.csv").open(newline="") as stream:
+        readings = list(csv.DictReader(stream))
+    assert len(readings) == 3 * len(read_key(study))
+    assert {r["answer"] for r in readings if r["question"] == "remarks"} == {'a "b", c\nd'}
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert main(argv) == 0  # the same bytes again
+    assert first == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_an_unfinished_reader_is_shown(study, files, tmp_path):
+    text = files[0].read_text().splitlines(keepends=True)
+    (tmp_path / "some.csv").write_text("".join(text[:9]))
+    page = write_report(study, [tmp_path / "some.csv"], tmp_path / "report").read_text()
+    pages = len(read_key(study)) // 3
+    assert f"reader 1: 2 of {pages}, reader 2: 0 of {pages}" in re.sub(r"\s+", " ", page)
+
+
+def test_an_answer_twice_counts_once_and_a_contradiction_is_refused(study, files, tmp_path):
+    once = Answers.read(study, files)
+    assert Answers.read(study, [*files, files[0]]) == once
+    other = tmp_path / "other.csv"
+    other.write_text(files[0].read_text().replace("tumour,", "healthy,"))
+    with pytest.raises(ValueError) as error:
+        Answers.read(study, [files[0], other])
+    message = (
+        r"other\.csv, answer \d+: expected the answer that another file gives, 'tumour', "
+        r"got 'healthy' \(give only the last file of reader 1\)"
+    )
+    assert re.fullmatch(message, str(error.value))
+
+
+def test_answers_that_are_none_of_the_study_are_refused(study, files, tmp_path, capsys):
+    key = read_key(study)
+    name = json.loads((study / "key" / "study.json").read_text())["study"]
+    head = "study,reader,page,position,question,answer,confidence,seconds,page_seconds\n"
+    page, other = key[0]["page"], next(row["page"] for row in key if row["reader"] == "2")
+    good = f"{name},1,{page},1,finding,tumour,3,1.0,2.0\n"
+
+    def refused(text: str | bytes) -> str:
+        path = tmp_path / "a.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(SystemExit) as stop:
+            main(["study-report", str(study), str(path), "--out", str(tmp_path / "r")])
+        assert stop.value.code == 2
+        return capsys.readouterr().err.removeprefix("cfgen study-report: error: ")
+
+    here = "a.csv, answer 1: expected"
+    assert refused(head) == "expected answers, got none\n"
+    assert refused("study,reader\n") == "a.csv: expected the column page, got none\n"
+    assert refused(b"\xff") == "expected text in UTF-8 in 'a.csv', got other bytes\n"
+    assert refused(head + good.replace(name, "0")) == f"{here} answers of study {name}, got '0'\n"
+    assert refused(head + good.replace(page, other)) == (
+        f"{here} a page and a question of reader 1, got '{other}' and 'finding'\n"
+    )
+    assert refused(head + good.replace("tumour", "cyst")) == (
+        f"{here} an answer of healthy, tumour, got 'cyst'\n"
+    )
+    assert refused(head + good.replace(",3,", ",6,")) == (
+        f"{here} a confidence of 1 to 5, got '6'\n"
+    )
+    assert refused(head + good.replace("1.0", "soon")) == (
+        f"{here} seconds, got 'soon' and '2.0'\n"
+    )
+    with pytest.raises(ValueError) as error:
+        Answers.read(tmp_path, files)
+    path = tmp_path / "key" / "study.json"
+    assert str(error.value) == f"expected a study with '{path}', got none"
+    (tmp_path / "a.csv").write_text("\ufeff" + head + good, encoding="utf-8")  # saved by Excel
+    assert len(Answers.read(study, [tmp_path / "a.csv"]).readings) == 1
