@@ -3,6 +3,8 @@
 
 const study = JSON.parse(document.getElementById("study").textContent);
 const KEY = `cfgen-study-${study.study}-${study.reader}`;
+const OWNER = `${KEY}-window`;
+const me = String(Math.random());
 const last = study.pages.length;
 const main = document.getElementById("main");
 
@@ -27,6 +29,7 @@ function save() {
   if (stopped) return;
   let kept = true;
   try {
+    if (localStorage.getItem(OWNER) !== me) return stop();
     localStorage.setItem(KEY, JSON.stringify(state));
   } catch {
     kept = false;
@@ -34,6 +37,13 @@ function save() {
   document.getElementById("kept").textContent = kept
     ? "Your answers are kept in this browser and sent nowhere."
     : "This browser keeps no answers: download them before you close the page.";
+}
+
+// A second window with the same study would overwrite the answers of this one.
+function stop() {
+  stopped = true;
+  clock = null;
+  show("Open in another window", el("p", {}, "Go on there, or reload this page to go on here."));
 }
 
 function tick() {
@@ -61,13 +71,7 @@ document.addEventListener("visibilitychange", () => {
 window.addEventListener("pagehide", () => { tick(); save(); });
 setInterval(() => { if (clock) { tick(); save(); } }, 5000);
 
-// A second window with the same study would overwrite the answers of this one.
-window.addEventListener("storage", (event) => {
-  if (event.key !== `${KEY}-window`) return;
-  stopped = true;
-  clock = null;
-  show("Open in another window", el("p", {}, "Go on there, or reload this page to go on here."));
-});
+window.addEventListener("storage", save);
 
 /* The contents of a page */
 
@@ -311,7 +315,7 @@ function download() {
 document.getElementById("download").addEventListener("click", download);
 try {
   state = JSON.parse(localStorage.getItem(KEY)) ?? state;
-  localStorage.setItem(`${KEY}-window`, String(Math.random()));
+  localStorage.setItem(OWNER, me);
 } catch { /* nothing kept: start anew */ }
 save();
 render();
