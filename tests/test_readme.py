@@ -7,6 +7,7 @@ import pytest
 
 from cfgen import Status
 from cfgen.cli import parser
+from cfgen.study.cli import report_parser, study_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +36,8 @@ def test_links_and_pictures_are_there():
 def test_every_option_that_is_shown_exists():
     shown = set(re.findall(r"--[a-z][a-z_-]*", README))
     of_accelerate = {"--num_processes", "--multi_gpu"}
-    assert shown - of_accelerate <= set(re.findall(r"--[a-z-]+", parser().format_help()))
+    known = [options().format_help() for options in (parser, study_parser, report_parser)]
+    assert shown - of_accelerate <= set(re.findall(r"--[a-z-]+", " ".join(known)))
 
 
 def test_every_status_is_explained():

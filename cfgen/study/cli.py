@@ -20,7 +20,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _study_parser() -> _Parser:
+def study_parser() -> argparse.ArgumentParser:
+    """The options of ``cfgen study``."""
     p = _Parser(
         prog="cfgen study",
         description="Write a blinded reader study of a run: one page a reader, and a key.",
@@ -40,7 +41,8 @@ def _study_parser() -> _Parser:
     return p
 
 
-def _report_parser() -> _Parser:
+def report_parser() -> argparse.ArgumentParser:
+    """The options of ``cfgen study-report``."""
     p = _Parser(
         prog="cfgen study-report",
         description="Read the answers of a study and write the report.",
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         SystemExit: The usage or a file is wrong (2), or help was asked for (0).
     """
-    options = _study_parser() if argv[0] == "study" else _report_parser()
+    options = study_parser() if argv[0] == "study" else report_parser()
     args = options.parse_args(argv[1:])
     try:
         print(_study(args) if argv[0] == "study" else _report(args))

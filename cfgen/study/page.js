@@ -100,17 +100,23 @@ function unveil(page) {
 
 /* Pictures */
 
-async function draw(figure) {
+const PLAIN = { brightness: 1, contrast: 1, zoom: 1, x: 0.5, y: 0.5 }; // x, y: what is in the middle
+
+async function picture(figure) {
   const bitmap = await createImageBitmap(figure.picture);
-  const scale = Math.max(1, Math.ceil(512 / bitmap.width));
+  const scale = Math.max(1, Math.ceil(640 / bitmap.width));
   const [width, height] = [bitmap.width * scale, bitmap.height * scale];
   const strip = figure.mark ? Math.round(width / 18) : 0;
   const canvas = el("canvas", { width, height: height + strip, role: "img" });
   canvas.setAttribute("aria-label", figure.mark ? `${figure.alt} (${figure.mark})` : figure.alt);
   const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
-  if (strip) { // burned in, so that it stays in a screenshot and in a saved picture
+  function draw({ brightness, contrast, zoom, x, y }) {
+    const [w, h] = [bitmap.width / zoom, bitmap.height / zoom];
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, x * bitmap.width - w / 2, y * bitmap.height - h / 2, w, h, 0, 0, width, height);
+    canvas.style.filter = `brightness(${brightness}) contrast(${contrast})`;
+    if (!strip) return;
+    // Burned in, so that it stays in a screenshot and in a saved picture.
     context.fillStyle = "#000";
     context.fillRect(0, height, width, strip);
     context.fillStyle = "#ffd9a8";
@@ -119,53 +125,53 @@ async function draw(figure) {
     context.textBaseline = "middle";
     context.fillText(figure.mark, width / 2, height + strip / 2, width * 0.98);
   }
-  // The frame keeps its shape when the picture in it is zoomed.
-  const style = `aspect-ratio: ${width} / ${height + strip}`;
-  const frame = el("div", { class: "frame", tabindex: "0", role: "group", "aria-label": figure.alt, style }, canvas);
-  return el("figure", {}, frame, el("figcaption", {}, figure.caption));
+  draw(PLAIN);
+  return { draw, node: el("figure", {}, canvas, el("figcaption", {}, figure.caption)) };
 }
 
-// Brightness, contrast and zoom are the same for all pictures of a page, and new on every page.
-function viewer(figures) {
-  const box = el("div", { class: "figures" }, ...figures);
-  const frames = [...box.querySelectorAll(".frame")];
-  const slider = (name, min, max) => el("input", { type: "range", min, max, value: 100, name, input: apply });
-  const inputs = { Brightness: slider("brightness", 30, 300), Contrast: slider("contrast", 30, 300), Zoom: slider("zoom", 100, 400) };
-  function apply() {
-    const value = (name) => inputs[name].value / 100;
-    for (const frame of frames) {
-      frame.firstChild.style.filter = `brightness(${value("Brightness")}) contrast(${value("Contrast")})`;
-      frame.firstChild.style.setProperty("--zoom", value("Zoom"));
-    }
+// The view is the same for all pictures of a page, and new on every page.
+function viewer(pictures) {
+  let view = PLAIN;
+  const slider = (name, min, max) =>
+    el("input", { type: "range", min, max, step: 0.05, value: 1, input: (event) => set({ [name]: +event.target.value }) });
+  const inputs = { brightness: slider("brightness", 0.3, 3), contrast: slider("contrast", 0.3, 3), zoom: slider("zoom", 1, 6) };
+  const within = (value, low, high) => Math.min(Math.max(value, low), high);
+  function set(change) {
+    view = { ...view, ...change };
+    for (const [name, input] of Object.entries(inputs)) view[name] = within(view[name], +input.min, +input.max);
+    const edge = 0.5 / view.zoom;
+    for (const axis of ["x", "y"]) view[axis] = within(view[axis], edge, 1 - edge);
+    for (const [name, input] of Object.entries(inputs)) input.value = view[name];
+    for (const one of pictures) one.draw(view);
   }
-  function reset() {
-    for (const input of Object.values(inputs)) input.value = 100;
-    apply();
-  }
-  for (const frame of frames) {
-    frame.addEventListener("pointermove", (event) => {
-      if (!(event.buttons & 1)) return;
-      inputs.Contrast.value -= -event.movementX;
-      inputs.Brightness.value -= event.movementY;
-      apply();
-    });
-    frame.addEventListener("dblclick", reset);
-    frame.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      inputs.Zoom.value -= Math.sign(event.deltaY) * 20;
-      apply();
-    }, { passive: false });
-    frame.addEventListener("scroll", () => {
-      for (const other of frames) {
-        other.scrollLeft = frame.scrollLeft;
-        other.scrollTop = frame.scrollTop;
-      }
-    });
-  }
-  const labels = Object.entries(inputs).map(([name, input]) => el("label", {}, name, input));
+  const move = (dx, dy) => set({ x: view.x - dx / view.zoom, y: view.y - dy / view.zoom });
+  const box = el("div", { class: "figures", tabindex: "0", role: "group", "aria-label": "Pictures",
+    pointermove: (event) => {
+      if (!event.buttons || !event.target.matches("canvas")) return;
+      const width = event.target.clientWidth;
+      if (event.shiftKey || event.buttons & 4) move(event.movementX / width, event.movementY / width);
+      else set({ contrast: view.contrast + event.movementX / 100, brightness: view.brightness - event.movementY / 100 });
+    },
+    dblclick: () => set(PLAIN),
+    keydown: (event) => {
+      const step = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] }[event.key];
+      const times = { "+": 1.25, "-": 0.8 }[event.key];
+      if (step) move(...step);
+      if (times) set({ zoom: view.zoom * times });
+      if (step || times) event.preventDefault();
+    } }, ...pictures.map((one) => one.node));
+  box.addEventListener("wheel", (event) => { // what is under the pointer stays there
+    if (!event.target.matches("canvas")) return;
+    event.preventDefault();
+    const { left, top, width, height } = event.target.getBoundingClientRect();
+    const zoom = within(view.zoom * (event.deltaY < 0 ? 1.25 : 0.8), 1, 6);
+    const shift = 1 / view.zoom - 1 / zoom;
+    set({ zoom, x: view.x + ((event.clientX - left) / width - 0.5) * shift, y: view.y + ((event.clientY - top) / height - 0.5) * shift });
+  }, { passive: false });
+  const labels = Object.entries(inputs).map(([name, input]) => el("label", {}, name[0].toUpperCase() + name.slice(1), input));
   return el("div", {}, box, el("div", { class: "view" }, ...labels,
-    el("button", { type: "button", click: reset }, "Reset the view"),
-    el("span", {}, "Drag on a picture for brightness and contrast, wheel to zoom.")));
+    el("button", { type: "button", click: () => set(PLAIN) }, "Reset the view"),
+    el("span", {}, "On a picture: drag for brightness and contrast, wheel to zoom, Shift and drag to move.")));
 }
 
 /* Questions */
@@ -235,7 +241,7 @@ async function showPage(place) {
   const page = study.pages[place];
   const questions = study.questions[page.kind];
   const record = current();
-  const figures = await Promise.all(unveil(page).map(draw));
+  const pictures = await Promise.all(unveil(page).map(picture));
   if (place !== state.place || stopped) return;
   const alert = el("p", { class: "alert", role: "alert" });
   const form = el("form", { novalidate: true, input: () => { alert.textContent = ""; }, submit: (event) => {
@@ -253,7 +259,8 @@ async function showPage(place) {
     el("div", { class: "buttons" },
       el("button", { class: "next" }, place + 1 < last ? "Next image" : "Finish"),
       study.allow_back && place > 0 ? el("button", { type: "button", click: () => go(place - 1) }, "Back") : ""));
-  main.replaceChildren(el("h1", {}, `Image ${place + 1} of ${last}`), el("div", { class: "page" }, viewer(figures), form));
+  main.style.setProperty("--columns", study.columns);
+  main.replaceChildren(el("h1", {}, `Image ${place + 1} of ${last}`), el("div", { class: "page" }, viewer(pictures), form));
   main.focus();
   window.scrollTo(0, 0);
   startClock(record);
@@ -264,7 +271,7 @@ function render() {
   const parts = study.pages[last - 1].part;
   const part = study.pages[place]?.part;
   document.getElementById("place").textContent =
-    part ? `Part ${part} of ${parts}` : place < 0 ? "Before you start" : "Finished";
+    part ? (parts > 1 ? `Part ${part} of ${parts}` : "") : place < 0 ? "Before you start" : "Finished";
   main.replaceChildren();
   if (place < 0) {
     const back = study.allow_back ? "You can go back to earlier images." : "You cannot go back to an image.";

@@ -99,6 +99,7 @@ def write_study(
             "title": questions.title,
             "introduction": questions.introduction,
             "allow_back": questions.allow_back,
+            "columns": 1 if set(questions.arms) <= {"unaided"} else 3,
             "questions": {
                 kind: [_asked(question) for question in questions.on(kind)]
                 for kind in ("reading", "origin")
