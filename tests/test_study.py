@@ -65,6 +65,16 @@ def test_example_is_read_whole():
     assert Questionnaire.from_dict(json.loads(json.dumps(questions.as_dict()))) == questions
 
 
+def test_example_suits_the_demo_run():
+    config = EXAMPLES.parents[1] / "checkpoints" / "brain-flair" / "classifier" / "config.json"
+    if not config.is_file():
+        pytest.skip("checkpoints/brain-flair is not there")
+    classes = json.loads(config.read_text())["classes"]
+    questions = read_questions(EXAMPLES / "example.yaml")
+    assert list(questions.classes) == classes
+    assert plan({f"c{i}": classes[i % 2] for i in range(8)}, 3, questions, 0)
+
+
 def test_example_of_origin_is_read():
     questions = read_questions(EXAMPLES / "real-or-synthetic.yaml")
     assert questions.asks_origin and not questions.asks_reading

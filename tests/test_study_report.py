@@ -299,7 +299,7 @@ def test_report_folder(study, files, tmp_path, capsys):
     names = "agreement.csv finding.imrmc index.html likelihood.imrmc readings.csv report.json"
     assert sorted(path.name for path in out.iterdir()) == [*names.split(), "summary.csv"]
     page = (out / "index.html").read_text()
-    assert page.count("<svg") == 7  # three bars and an ROC; one and an ROC; the time
+    assert page.count("<svg") == 7  # three means and an ROC; one and an ROC; the time
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
     assert "a &#34;b&#34;, c\nd" in page
     with (out / "readings.csv").open(newline="") as stream:
@@ -371,3 +371,25 @@ def test_answers_that_are_none_of_the_study_are_refused(study, files, tmp_path, 
     assert str(error.value) == f"expected a study with '{path}', got none"
     (tmp_path / "a.csv").write_text("\ufeff" + head + good, encoding="utf-8")  # saved by Excel
     assert len(Answers.read(study, [tmp_path / "a.csv"]).readings) == 1
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+
+    def chance(shift: float, reader: np.ndarray, case: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-shift - reader - case))
+
+    many = rng.normal(0, 0.5, 100_000), rng.normal(0, 1, 100_000)
+    truth, gain = chance(1, *many).mean(), (chance(1.5, *many) - chance(1, *many)).mean()
+    readers, cases = np.indices((3, 40)).reshape(2, -1).tolist()
+    held = np.zeros(2)
+    for seed in range(100):
+        reader, case = rng.normal(0, 0.5, (3, 1)), rng.normal(0, 1, 40)
+        a, b = ((rng.random((3, 40)) < chance(s, reader, case)).ravel() * 1.0 for s in (1, 1.5))
+        weights = Bootstrap(readers, cases, seed).weights(readers, cases)
+        alone = share(a.tolist(), weights, cases)
+        both = difference(b.tolist(), weights, a.tolist(), weights)
+        held += [alone.low <= truth <= alone.high, both.low <= gain <= both.high]
+    # Three readers are few; four standard deviations of 100 draws at 95 % are 9.
+    assert np.all(held >= 86)

@@ -40,11 +40,10 @@ def by_arm(rows: Sequence[Row], question: str, measure: str, label: str) -> str:
             i = readers.index(row.reader)
             x += 0.16 + 0.3 * (i + 1) / (len(readers) + 1)
             axes.plot([x], [row.value], "o", color=COLOURS[i % len(COLOURS)], ms=5)
-    axes.set_xticks(range(len(arms)), [arm_words(arm) for arm in arms])
+    axes.set_xticks(range(len(arms)), [arm_words(arm).replace(" ", "\n", 1) for arm in arms])
     axes.set_xlim(-0.5, len(arms) - 0.3)
     if measure in (AUC, "accuracy"):
         axes.set_ylim(0, 1.03)
-        axes.axhline(0.5, color="#999", lw=0.8, ls=":")
     elif measure == "confidence":
         axes.set_ylim(0.9, 5.1)
     else:

@@ -141,7 +141,7 @@ def _pictures(answers: Answers, question: Question, rows: list[Row]) -> list[tup
     names = {row.measure for row in rows if row.question == question.id}
     pictures = [
         (
-            f"{WORDS[name]}: the mean with its interval, and each reader.",
+            f"{WORDS[name]}: all with the interval, and each reader.",
             plots.by_arm(rows, question.id, name, WORDS[name]),
         )
         for name in ("accuracy", AUC, "confidence")
