@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -17,10 +19,11 @@ from tiny import checkpoint_folder  # noqa: F401
 
 import cfgen.study
 from cfgen.cli import main
-from cfgen.study import Questionnaire, read_questions, write_study
 from cfgen.study.design import Page, chosen, plan
-from cfgen.study.questions import Question
+from cfgen.study.parse import read_questions
+from cfgen.study.questions import Question, Questionnaire
 from cfgen.study.veil import keystream
+from cfgen.study.write import write_study
 
 EXAMPLES = Path(cfgen.study.__file__).parent
 ARMS = ("unaided", "counterfactual", "attribution")
@@ -406,6 +409,19 @@ def test_study_of_a_real_run(tmp_path, checkpoint_folder, capsys):  # noqa: F811
     assert stop.value.code == 2
     message = f"cfgen study: error: expected a new or empty folder for the study, got '{out}'\n"
     assert capsys.readouterr().err == message
+
+
+def test_a_missing_package_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules['yaml'] = None; from cfgen.cli import main;"
+        f"main(['study', {str(tmp_path)!r}, '--questions', 'q.yaml', '--out', 'study'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "cfgen study: error: expected the package yaml; "
+        "install it with pip install 'cfgen[study]'\n"
+    )
 
 
 def test_what_a_run_lacks_is_named(tmp_path):

@@ -12,7 +12,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from reader_study import ORIGIN, QUESTIONS, answer, make_run, read_key, write_questions
 
-from cfgen.study import read_questions, write_report, write_study
+from cfgen.study.parse import read_questions
+from cfgen.study.report import write_report
+from cfgen.study.write import write_study
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -33,7 +35,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A new browser's window that fails on any error of a page and any request but its own."""
-    context = browser.new_context(bypass_csp=True, viewport={"width": 1400, "height": 900})
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
     page, wrong = context.new_page(), []
 
     def seen(request: Request) -> None:
@@ -233,6 +235,19 @@ def test_the_way_back_where_it_is_allowed(page, tmp_path):
         ("finding", "healthy"),
         ("likelihood", "4"),
     ]
+
+
+def test_the_page_may_not_reach_the_network(browser, tmp_path):
+    page = browser.new_page()
+    page.goto((written(tmp_path) / "reader-1.html").as_uri())
+    refused = page.evaluate(
+        """() => new Promise((resolve) => {
+          document.addEventListener("securitypolicyviolation", (e) => resolve(e.violatedDirective));
+          fetch("https://example.invalid/").catch(() => {});
+        })"""
+    )
+    assert refused == "connect-src"
+    page.close()
 
 
 def test_an_open_question_is_asked_for(page, tmp_path):

@@ -13,11 +13,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from cfgen.cli import main
-from cfgen.study import read_questions, write_report, write_study
 from cfgen.study.analyse import agreement, summary
 from cfgen.study.answers import Answers
 from cfgen.study.imrmc import imrmc
+from cfgen.study.parse import read_questions
+from cfgen.study.report import write_report
 from cfgen.study.statistics import Bootstrap, area, difference, kappa, mean, share, wilson
+from cfgen.study.write import write_study
 
 OTHER = {"healthy": "tumour", "tumour": "healthy", "real": "synthetic", "synthetic": "real"}
 

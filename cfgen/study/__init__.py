@@ -1,8 +1,5 @@
-"""Ask readers: a blinded study written from a run, and the report of its answers."""
+"""Ask readers: a blinded study written from a run, and the report of its answers.
 
-from cfgen.study.parse import read_questions
-from cfgen.study.questions import Question, Questionnaire
-from cfgen.study.report import write_report
-from cfgen.study.write import write_study
-
-__all__ = ["Question", "Questionnaire", "read_questions", "write_report", "write_study"]
+``parse.read_questions`` reads what is asked, ``write.write_study`` writes the study of a run, and
+``report.write_report`` reads the answers back. They need the packages of ``cfgen[study]``.
+"""

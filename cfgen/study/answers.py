@@ -75,7 +75,7 @@ class Answers:
         """Read the answers of a study.
 
         Args:
-            study: The folder that :func:`cfgen.study.write_study` wrote.
+            study: The folder that :func:`cfgen.study.write.write_study` wrote.
             files: The CSV files of the readers. Of a reader who saved more than once the last one
                 is enough; answers that come twice and are the same count once.
 

@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _study(args: argparse.Namespace) -> str:
-    from cfgen.study import read_questions, write_study
+    from cfgen.study.parse import read_questions
+    from cfgen.study.write import write_study
 
     study = write_study(args.run, read_questions(args.questions), args.readers, args.out, args.seed)
     record, lines = study.record, []
@@ -95,6 +96,6 @@ def _study(args: argparse.Namespace) -> str:
 
 
 def _report(args: argparse.Namespace) -> str:
-    from cfgen.study import write_report
+    from cfgen.study.report import write_report
 
     return f"Open {write_report(args.study, args.answers, args.out)}"
