@@ -2,7 +2,7 @@
 
 from cfgen.checkpoints import Checkpoint, load_checkpoint
 from cfgen.classifier import Classifier
-from cfgen.criterion import Criterion, Flip
+from cfgen.criterion import Criterion, Flip, Hold
 from cfgen.directions import (
     DIRECTIONS,
     Direction,
@@ -31,6 +31,7 @@ __all__ = [
     "Flip",
     "Gradient",
     "Guided",
+    "Hold",
     "MinimalNorm",
     "NaturalGradient",
     "Problem",

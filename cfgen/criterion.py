@@ -92,6 +92,50 @@ class Flip(Criterion):
 
 
 @dataclass(frozen=True)
+class Hold(Criterion):
+    """Margin of what must not move: met while other outputs stay as they were.
+
+    To be joined with another criterion: ``Flip(target) & Hold(before, (2, 3), 0.1)``. The margin is
+    the tolerance minus the largest change of the probabilities sigmoid(logit) of ``others``.
+
+    Args:
+        before: Logits at the image itself (B, K).
+        others: Outputs that must not move, as positions in 0..K-1.
+        tolerance: Largest change of a probability, in (0, 1).
+
+    Raises:
+        ValueError: There is no such output, or the tolerance is not inside (0, 1).
+    """
+
+    before: Tensor
+    others: tuple[int, ...]
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        outputs = self.before.shape[1]
+        if not self.others or not all(0 <= k < outputs for k in self.others):
+            raise ValueError(f"expected outputs from 0 to {outputs - 1}, got {self.others}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"expected a tolerance between 0 and 1, got {self.tolerance}")
+
+    @property
+    def target(self) -> Tensor:  # type: ignore[override]
+        """What the model says of the image itself (B,)."""
+        return self.before.argmax(1)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits (B, K) to margins (B,)."""
+        columns = list(self.others)
+        change = logits[:, columns].sigmoid() - self.before[:, columns].sigmoid()
+        return self.tolerance - change.abs().amax(1)
+
+    def rows(self, index: Tensor) -> Hold:
+        """The criterion of the samples ``index`` (n,) of the batch."""
+        return Hold(self.before[index], self.others, self.tolerance)
+
+
+@dataclass(frozen=True)
 class Both(Criterion):
     """The minimum of two margins: met when both criteria are."""
 

@@ -50,8 +50,8 @@ def explain(
     margin = problem.criterion(logits_before)
     already = margin > 0
     if not problem.detail:
-        # With detail the image at step 0 is x itself; without, it is the reconstruction.
-        margin = problem.criterion(problem.logits(problem.x_rec))
+        # With detail the image at step 0 is x itself; without, the reconstruction.
+        margin = problem.criterion(problem.logits(problem.start))
         problem.count("forward")
     reconstruction = ~already & (margin > 0)
 

@@ -57,6 +57,8 @@ class Problem:
         criterion: Logits to a signed margin (B,).
         x: Images (B, C, H, W) in [0, 1].
         detail: Keep what the pair cannot reconstruct, by adding r.
+        region: Where the image may change (B, 1, H, W) in [0, 1]: X' moves from x to G(z') + r by
+            this share. None for everywhere; 1 - mask for "not here".
         levels: Grid of the images that are handed over, 255 for 8 bit; None for no rounding.
         autocast: Context manager for the gradients, for mixed precision. The search and the
             verdict always run in the precision of the weights.
@@ -64,6 +66,7 @@ class Problem:
     Attributes:
         x: The images on the grid (B, C, H, W).
         x_rec: G(z), clamped, on the grid (B, C, H, W).
+        start: The image at step 0: x, or without detail the reconstruction (in the region).
         z: Latents (B, *L).
         passes: Cost so far, for each sample.
 
@@ -79,6 +82,7 @@ class Problem:
         x: Tensor,
         *,
         detail: bool = True,
+        region: Tensor | None = None,
         levels: int | None = LEVELS,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
@@ -92,6 +96,15 @@ class Problem:
             raise ValueError(
                 f"expected target of shape ({len(x)},), got {tuple(criterion.target.shape)}"
             )
+        fits = (len(x), 1, *x.shape[2:])
+        if region is not None and (
+            region.shape != fits or not bool(((region >= 0) & (region <= 1)).all())
+        ):
+            raise ValueError(
+                f"expected a region of shape {fits} in [0, 1], got {tuple(region.shape)} in "
+                f"[{float(region.min()):g}, {float(region.max()):g}]"
+            )
+        self.region = region
         self.generator, self.classifier, self.criterion = generator, classifier, criterion
         self.detail, self.levels, self.autocast = detail, levels, autocast
         self.x = self.to_grid(x)
@@ -106,6 +119,7 @@ class Problem:
         self.passes.encode += 1
         self.x_rec = self.to_grid(rec.clamp(0, 1))
         self.r = self.x - rec if detail else torch.zeros_like(rec)
+        self.start = self.x if detail else self.to_grid(self.compose(rec).clamp(0, 1))
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -114,9 +128,10 @@ class Problem:
     def rows(self, index: Tensor | slice) -> Problem:
         """The problem of some samples of the batch, with passes of its own."""
         part = copy(self)
-        part.x, part.x_rec, part.z, part.r = (
-            t[index] for t in (self.x, self.x_rec, self.z, self.r)
+        part.x, part.x_rec, part.start, part.z, part.r = (
+            t[index] for t in (self.x, self.x_rec, self.start, self.z, self.r)
         )
+        part.region = None if self.region is None else self.region[index]
         part.criterion = self.criterion.rows(torch.arange(len(self), device=self.x.device)[index])
         part.passes = self.passes[index]
         return part
@@ -125,9 +140,14 @@ class Problem:
         """Round images to the grid of the file that is handed over."""
         return x if self.levels is None else (x * self.levels).round() / self.levels
 
+    def compose(self, rec: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Add the detail to decoded images rec (n, C, H, W); outside the region stays x."""
+        x = rec + self.r[rows]
+        return x if self.region is None else torch.lerp(self.x[rows], x, self.region[rows])
+
     def decode(self, z: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """G(z) + r, clamped to [0, 1] but not rounded: differentiable in z (n, *L)."""
-        x = self.generator.decode(z) + self.r[rows]
+        """The image of z, clamped to [0, 1] but not rounded: differentiable in z (n, *L)."""
+        x = self.compose(self.generator.decode(z), rows)
         # A pixel on the edge of the range, as black background is, keeps its gradient, whatever the
         # last bits of G (they depend on the batch) and the gradient of torch's clamp there.
         edge = 1e-5
@@ -150,7 +170,7 @@ class Problem:
             Images (B, C, H, W) in [0, 1].
         """
         rec = one_by_one(self.generator.decode, self.latent(alpha, lam.nan_to_num()))
-        return self.to_grid((rec + self.r).clamp(0, 1))
+        return self.to_grid(self.compose(rec).clamp(0, 1))
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class NaturalGradient(Direction):
 
     J^T J is the metric that the decoder pulls back from the image, so this is the ascent of the
     margin for the smallest |X' - x|_2. The system is solved by conjugate gradients; each step costs
-    one product with J and one with J^T, counted as a forward and a backward pass.
+    one product with J and one with J^T, counted as a forward and a backward pass, though they go
+    through G alone.
 
     Args:
         steps: Steps of the conjugate gradients.
@@ -35,6 +36,9 @@ class NaturalGradient(Direction):
         """Return unit directions (B, *L)."""
         g = unit(problem.grad(problem.z)[1])
 
+        pull = vjp(problem.decode, problem.z)[1]
+        problem.count("forward")
+
         def metric(v: Tensor) -> Tensor:
             with warnings.catch_warnings():  # torch's own, of its forward derivatives
                 warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
@@ -42,7 +46,7 @@ class NaturalGradient(Direction):
                 pushed = jvp(problem.decode, (problem.z,), (v,))[1]
             problem.count("forward")
             problem.count("backward")
-            return vjp(problem.decode, problem.z)[1](pushed)[0]
+            return pull(pushed)[0]
 
         solution, residual, way = torch.zeros_like(g), g.clone(), g.clone()
         eps = torch.zeros_like(norm(g))
