@@ -132,6 +132,7 @@ class Engine:
         out: Path,
         on_progress: Callable[[int], None] = lambda done: None,
         record: dict[str, Any] | None = None,
+        load_mask: Callable[[Item], Tensor | None] = lambda item: None,
     ) -> list[dict[str, Any]]:
         """Explain every image and write OUT as ``design.md`` describes it, without the page.
 
@@ -141,6 +142,8 @@ class Engine:
             out: Folder to write; a former run in it is replaced.
             on_progress: Called with the number of images that this process has finished.
             record: More entries for run.json.
+            load_mask: Reads an item's lesion mask (H, W) of bool, None where it has none; raises
+                UnreadableImage.
 
         Returns:
             One row an image, in the order of the items; the same list in every process.
@@ -156,7 +159,8 @@ class Engine:
 
         def work(batch_size: int) -> None:
             while len(rows) < len(mine):  # goes on where memory ran out
-                rows.extend(self.batch(mine[len(rows) :][:batch_size], load, out))
+                items = mine[len(rows) :][:batch_size]
+                rows.extend(self.batch(items, load, load_mask, out))
                 on_progress(len(rows))
 
         retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
@@ -182,12 +186,16 @@ class Engine:
         return list(items)[first:last]
 
     def batch(
-        self, items: Sequence[Item], load: Callable[[Item], Tensor], out: Path
+        self,
+        items: Sequence[Item],
+        load: Callable[[Item], Tensor],
+        load_mask: Callable[[Item], Tensor | None],
+        out: Path,
     ) -> list[dict[str, Any]]:
         """Explain some images and write their case folders; returns their rows."""
         start = time.perf_counter()
         rows: list[dict[str, Any]] = []
-        images, readable = [], []
+        images, masks, readable = [], [], []
         for item in items:
             row = dict.fromkeys(COLUMNS, "") | {
                 "case": item.stem,
@@ -196,18 +204,25 @@ class Engine:
                 "direction": self.settings.direction,
                 "seed": self.settings.seed,
             }
+            rows.append(row)
             try:
                 images.append(load(item))
-                readable.append(row)
             except UnreadableImage as error:
                 row |= {"status": Status.UNREADABLE.name, "message": str(error)}
-            rows.append(row)
+                continue
+            readable.append(row)
+            try:
+                masks.append((load_mask(item), ""))
+            except UnreadableImage as error:
+                masks.append((None, f"The mask could not be read: {error}."))
         if not readable:
             return rows
         cf = self.explain(torch.stack(images).to(self.accelerator.device))
-        for row, single, values in zip(readable, cf, self.measure(cf), strict=True):
+        told = zip(readable, cf, self.measure(cf), masks, strict=True)
+        for row, single, values, (mask, trouble) in told:
             row |= values
-            write_case(single, out / "cases" / row["case"], self.settings.sweep)
+            row["message"] = f"{row['message']} {trouble}".strip()
+            write_case(single, out / "cases" / row["case"], self.settings.sweep, mask)
         for row in readable:
             row["seconds"] = (time.perf_counter() - start) / len(readable)
         return rows

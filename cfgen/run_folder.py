@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from cfgen.gallery.difference import difference_overlay
+from cfgen.gallery.words import MARK
 from cfgen.result import Counterfactual
 
 COLUMNS: Sequence[str] = (
@@ -21,7 +22,6 @@ COLUMNS: Sequence[str] = (
     "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
     "seconds direction seed"
 ).split()
-MARK = "synthetic counterfactual, not for diagnosis"
 
 
 def to_image(x: Tensor) -> Image.Image:
@@ -47,13 +47,16 @@ def fresh_folder(out: Path) -> None:
     (out / "run.json").write_text("{}\n")  # so that an interrupted run is known as one
 
 
-def write_case(cf: Counterfactual, folder: Path, sweep: int = 0) -> None:
+def write_case(
+    cf: Counterfactual, folder: Path, sweep: int = 0, mask: Tensor | None = None
+) -> None:
     """Write the pictures, the arrays and the sweep of one counterfactual.
 
     Args:
         cf: A single counterfactual, with its models.
         folder: The case folder.
         sweep: Images along lambda, 0 for none; written where the answer flipped.
+        mask: Lesion mask (H, W) of bool on the grid of the image.
     """
     folder.mkdir(parents=True, exist_ok=True)  # made already where memory ran out
     info = PngInfo()
@@ -61,7 +64,9 @@ def write_case(cf: Counterfactual, folder: Path, sweep: int = 0) -> None:
     to_image(cf.x[0]).save(folder / "x.png")
     to_image(cf.x_cf[0]).save(folder / "x_cf.png", pnginfo=info)
     overlay, _ = difference_overlay(cf.x[0].cpu(), cf.x_cf[0].cpu())
-    Image.fromarray(overlay.permute(1, 2, 0).numpy()).save(folder / "difference.png")
+    Image.fromarray(overlay.permute(1, 2, 0).numpy()).save(folder / "difference.png", pnginfo=info)
+    if mask is not None:
+        to_image(mask[None].float()).save(folder / "mask.png")
     cf.save(folder / "case.npz")
     if not sweep or not bool(cf.flipped):
         return

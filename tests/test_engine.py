@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from cfgen import Classifier, load_checkpoint, metrics
 from cfgen import engine as engine_module
-from cfgen.data import ImageFolder, Item, read_image
+from cfgen.data import ImageFolder, Item, UnreadableImage, read_image
 from cfgen.engine import Engine, Settings
 from cfgen.plausibility import LPIPS
 from cfgen.run_folder import fresh_folder, to_image, write_case
@@ -136,6 +136,27 @@ def test_results_csv_is_the_rows_with_six_digits(whole):
                 assert cells[name] == str(value)
 
 
+def test_masks_are_written_beside_their_images(make, items, tmp_path):
+    def load_mask(item):
+        if item is items[1]:
+            raise UnreadableImage("no such file")
+        return mask if item is items[0] else None
+
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:9, 6:20] = True
+    out = tmp_path / "out"
+    rows = make(Settings(sweep=0)).run(items[:3], load, out, load_mask=load_mask)
+    written = read_image(out / "cases" / rows[0]["case"] / "mask.png", channels=1)
+    assert torch.equal(written[0] > 0, mask) and set(written.unique().tolist()) == {0.0, 1.0}
+    assert [row["status"] for row in rows] == ["FLIPPED"] * 3
+    assert [row["message"] for row in rows] == [
+        "",
+        "The mask could not be read: no such file.",
+        "",
+    ]
+    assert len([*out.rglob("mask.png")]) == 1
+
+
 def test_a_step_that_was_not_found_has_no_distances(make, items, tmp_path):
     engine = make(Settings(confidence=1 - 1e-7, sweep=3))
     (row,) = engine.run(items[:1], load, tmp_path / "out")
@@ -166,8 +187,8 @@ def test_a_run_goes_on_with_a_smaller_batch_where_memory_ran_out(
         sizes.append(len(x))
         return explain(x)
 
-    def full(cf, folder, sweep):
-        write_case(cf, folder, sweep)
+    def full(cf, folder, *more):
+        write_case(cf, folder, *more)
         if len(sizes) == 2:  # a case of the second batch is on the disk already
             raise RuntimeError("CUDA out of memory.")
 
