@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+PLACES = ("images", "labels", "out", "checkpoint")  # arguments that may hold a path
 EPILOG = """\
 examples:
   %(prog)s
@@ -139,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
         default=11,
         help="images along lambda for the page's slider, 0 for none (default: %(default)s)",
     )
+    where.add_argument(
+        "--single-file",
+        action="store_true",
+        help="put all pictures into index.html, one file to hand on",
+    )
     return p
 
 
@@ -217,7 +223,7 @@ def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from cfgen.checkpoints import load_checkpoint
-    from cfgen.data import ImageFolder, Item, read_image
+    from cfgen.data import ImageFolder, Item, read_image, read_mask
     from cfgen.data.synthetic import synthetic_patients
     from cfgen.engine import Engine, Settings
     from cfgen.gallery import write_gallery
@@ -271,6 +277,13 @@ def _run(args: argparse.Namespace) -> int:
             keep_aspect=not args.stretch,
         )
 
+    def load_mask(item: Item) -> Tensor | None:
+        if item.mask is None:
+            return None
+        return read_mask(item.mask, checkpoint.size, keep_aspect=not args.stretch)
+
+    # A run folder is handed on: it says nothing about the machine it was made on.
+    told = {k: v for k, v in vars(args).items() if k not in PLACES}
     main_process = accelerator.is_main_process
     share = len(engine.share(items))
     with tqdm(total=share, unit="image", disable=not main_process) as bar:
@@ -283,11 +296,12 @@ def _run(args: argparse.Namespace) -> int:
             load,
             out,
             on_progress=progress,
-            record={"synthetic": args.images is None, "arguments": vars(args)},
+            record={"synthetic": args.images is None, "arguments": told},
+            load_mask=load_mask,
         )
     if main_process:
         print(table(rows))
-        print(f"Open {write_gallery(out)}")
+        print(f"Open {write_gallery(out, args.single_file)}")
     if accelerator.num_processes > 1:
         accelerator.end_training()
     return 1 if any(row["status"] == "UNREADABLE" for row in rows) else 0

@@ -108,6 +108,8 @@ def test_a_run_leaves_behind_what_is_promised(out, checkpoint):
         for name in ("x.png", "x_cf.png", "difference.png"):
             with Image.open(folder / name) as picture:
                 assert picture.size == (32, 32)
+        for name in ("thumb.webp", "case.js"):
+            assert (folder / name).is_file()
             assert f"cases/{row['case']}/{name}" in page
         with np.load(folder / "case.npz", allow_pickle=False) as case:
             for name in ("x", "x_rec", "x_cf"):
@@ -130,23 +132,20 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "seed": 0,
     }
     assert said["arguments"] == {
-        "images": str(images),
-        "labels": None,
         "split": None,
         "limit": None,
         "stretch": False,
-        "checkpoint": str(checkpoint_folder),
         "target": None,
         "direction": "minimal_norm",
         "detail": "keep",
         "confidence": None,
         "lpips": "st-alex",
         "seed": 0,
-        "out": str(out),
         "device": "cpu",
         "precision": "no",
         "batch_size": "auto",
         "sweep": 3,
+        "single_file": False,
     }
     assert said["checkpoint"] == {"name": "tiny", "sha256": checkpoint.hashes}
     assert said["lpips"]["trunk"] == "st-alex"
@@ -341,8 +340,25 @@ def test_a_picture_of_another_shape_is_padded_or_stretched(run, images, out, tmp
 def test_no_sweep_is_written_where_none_is_asked_for(run, images, tmp_path):
     assert run("--images", images, "--limit", 1, "--sweep", 0, "--out", tmp_path / "out") == 0
     (folder,) = (tmp_path / "out" / "cases").iterdir()
-    names = ["case.npz", "difference.png", "x.png", "x_cf.png"]
+    names = ["case.js", "case.npz", "difference.png", "thumb.webp", "x.png", "x_cf.png"]
     assert sorted(p.name for p in folder.iterdir()) == names
+
+
+def test_masks_go_along_and_the_page_may_be_one_file(run, images, tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[3:9, 5:20] = 255
+    Image.fromarray(mask).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "m.png")
+    labels = tmp_path / "masks.csv"
+    labels.write_text(f"file,mask\none.png,{tmp_path / 'm.png'}\n")
+    out = tmp_path / "out"
+    options = ("--sweep", 0, "--single-file", "--out", out)
+    assert run("--images", images, "--labels", labels, *options) == 0
+    names = ["case.npz", "difference.png", "mask.png", "x.png", "x_cf.png"]
+    assert sorted(p.name for p in (out / "cases" / "one").iterdir()) == names
+    with Image.open(out / "cases" / "one" / "mask.png") as written:
+        assert np.array_equal(np.array(written), mask)
+    for name in ("index.html", "run.json", "results.csv"):
+        assert str(tmp_path) not in (out / name).read_text(encoding="utf-8")
 
 
 def test_a_seed_is_a_set_of_patients(run, tmp_path):

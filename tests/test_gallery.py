@@ -1,6 +1,8 @@
 """The page of a run: complete, escaped, offline; and the picture of the difference."""
 
+import base64
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,60 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_folders import row, write_run
 
 from cfgen.gallery import difference_limit, difference_overlay, write_gallery
-from cfgen.gallery.difference import BRIGHTER, DARKER
-from cfgen.gallery.write import DASH, STATUS_WORDS, agrees, number, percent
+from cfgen.gallery.case import TILE
+from cfgen.gallery.difference import BRIGHTER, CHROMA, DARKER, LIGHTNESS, oklab_to_srgb
+from cfgen.gallery.words import DASH, STATUS_WORDS, agrees, number, percent
 from cfgen.result import Status
 
-MARK = "synthetic counterfactual - not for diagnosis"
 NASTY = """<script>alert("x")</script> & 'Ångström' 脳 50%#1?.png"""
-SETTINGS = {"checkpoint": "brain", "direction": "minimal_norm", "confidence": None, "seed": 0}
-
-
-def row(i, status, **more):
-    base = {
-        "case": f"case {i} é#%",
-        "file": f"a/b{i}.png",
-        "label": "tumour",
-        "source": "tumour",
-        "target": "healthy",
-        "status": status.name,
-        "message": "" if status is Status.FLIPPED else status.value,
-        "prob_before": 0.0123,
-    }
-    if status in (Status.FLIPPED, Status.RECONSTRUCTION_FLIPS):
-        base |= {"lam": 1.5, "lam_lower": 1.25, "prob_after": 0.9996, "lpips": 0.0456}
-        base |= {"plausibility": 0.0321, "oracle_before": 0.111, "oracle_after": 0.222}
-        base |= {"oracle_agrees": i % 2}
-    return base | more
-
-
-def picture(path, value):
-    Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
-
-
-def write_run(out, rows, sweep=False, **settings):
-    out.mkdir()
-    columns = dict.fromkeys(name for r in rows for name in r)
-    with open(out / "results.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    (out / "run.json").write_text(json.dumps({"settings": SETTINGS | settings}))
-    for r in rows:
-        if r["status"] == "UNREADABLE":
-            continue
-        folder = out / "cases" / r["case"]
-        (folder / "sweep").mkdir(parents=True)
-        for name, value in (("x", 100), ("x_cf", 130), ("difference", 120)):
-            picture(folder / f"{name}.png", value)
-        if sweep and r["status"] == "FLIPPED":
-            for k in range(3):
-                picture(folder / "sweep" / f"{k:02d}.png", 100 + k)
-            data = {"lam": [0, 1, 2], "prob_target": [0.0123, 0.3, 0.8], "flip": 2}
-            (folder / "sweep.json").write_text(json.dumps(data))
-    return out
 
 
 class Page(HTMLParser):
@@ -71,16 +28,28 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
+        self.run = path.parent
         self.source = path.read_text(encoding="utf-8")
-        self.tags, self.texts, self.cards = [], [], []
+        self.tags, self.texts, self.cards, self.scripts, self.inside = [], [], [], {}, None
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "article":
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.inside = attrs if tag in ("script", "style") else None
+        if tag == "li" and attrs.get("class") == "card":
             self.cards.append("")
 
+    def handle_endtag(self, tag):
+        self.inside = None
+
     def handle_data(self, data):
+        if self.inside is not None:
+            if "data-case" in self.inside:
+                self.scripts[int(self.inside["data-case"] or "")] = json.loads(data)
+            elif self.inside.get("id") == "facts":
+                self.facts = json.loads(data)
+            return
         self.texts.append(data)
         if self.cards:
             self.cards[-1] += data
@@ -92,11 +61,20 @@ class Page(HTMLParser):
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
 
-    def links(self):
-        for _, attrs in self.tags:
-            yield from (attrs[name] for name in ("src", "href") if name in attrs)
-            if "data-frames" in attrs:
-                yield from json.loads(attrs["data-frames"])["src"]
+    def case(self, i):
+        """What the case view is told."""
+        told = self.scripts[i]
+        if isinstance(told, str):
+            text = (self.run / unquote(told)).read_text(encoding="utf-8")
+            assert text.startswith("cfgen.give(") and text.endswith(")\n")
+            told = json.loads(text.removeprefix("cfgen.give(").removesuffix(")\n"))
+        return told
+
+
+def opened(data_url):
+    head, content = data_url.split(",")
+    assert re.fullmatch("data:image/(png|webp);base64", head)
+    return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
 @pytest.fixture
@@ -115,11 +93,18 @@ def test_every_status_has_words():
 def test_every_case_status_and_reason_is_shown(full):
     rows, page = full
     assert len(page.cards) == len(rows)
-    for r, card in zip(rows, page.cards, strict=True):
+    for i, (r, card) in enumerate(zip(rows, page.cards, strict=True)):
         words = STATUS_WORDS[r["status"]]
-        for text in (r["file"], words.title, words.text, r["message"]):
-            assert text in card
+        assert r["file"] in card and words.title in card
         assert f"{words.title}: 1" in page.text
+        if r["status"] != "FLIPPED":
+            assert words.text in card
+        if r["status"] == "UNREADABLE":
+            assert r["message"] in card and i not in page.scripts
+        else:
+            told = page.case(i)
+            assert (told["name"], told["message"]) == (r["file"], "")
+            assert told["words"] == words._asdict()
     assert f"{len(rows)} images" in page.text
     heading = "What is the smallest change to each image that makes the model say healthy ?"
     assert heading in page.text
@@ -128,109 +113,48 @@ def test_every_case_status_and_reason_is_shown(full):
 def test_every_link_is_relative_and_exists(full, tmp_path):
     _, page = full
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
     found = 0
-    for link in page.links():
+    for link in [*links, *page.scripts.values()]:
         parts = urlsplit(link)
-        if link.startswith("#"):
-            assert link[1:] in ids
+        if link.startswith("#case-"):
+            assert int(link.removeprefix("#case-")) in page.scripts
+        elif link.startswith("#"):
+            assert link == "#" or link[1:] in ids
         elif link != "data:,":
             assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("", "", "", "")
             assert not link.startswith("/")
             assert (tmp_path / "run" / unquote(link)).is_file()
             found += 1
-    assert found > 12
-    assert not re.search("https?:|//[a-z]|url\\(|@import", page.source, re.IGNORECASE)
+    assert found == 12  # a thumbnail and a script for each of five cases, two files of the run
+    assert not re.search(
+        r"https?:|\burl\(|@import|\bfetch\(|XMLHttp|WebSocket|sendBeacon", page.source
+    )
+    assert str(tmp_path) not in page.source
 
 
-def test_every_synthetic_picture_is_marked(full):
+def test_the_page_forbids_itself_the_network(full):
     _, page = full
-    made = [a for a in page.all("img") if not a["src"].endswith("/x.png")]
-    assert page.text.count(MARK) == len(made) == 5
-    for attrs in page.all("img"):
-        assert attrs["alt"] and attrs["loading"] == "lazy"
-        assert (attrs["width"], attrs["height"]) == ("12", "8")
+    (policy,) = (a["content"] for a in page.all("meta") if "http-equiv" in a)
+    allowed = {word for part in policy.split("; ") for word in part.split(" ")[1:]}
+    assert policy.startswith("default-src 'none'; ")
+    assert allowed == {"'none'", "'self'", "'unsafe-inline'", "file:", "data:", "blob:"}
 
 
-def test_an_image_that_was_not_made_is_not_shown_as_one(full):
+def test_thumbnails_are_lazy_and_carry_their_marks(full):
     rows, page = full
-    for r, card in zip(rows, page.cards, strict=True):
-        if r["status"] in ("ALREADY", "NO_DIRECTION", "NOT_FOUND"):
-            assert "No counterfactual was made." in card
-            assert MARK not in card
-        if r["status"] == "RECONSTRUCTION_FLIPS":
-            assert "Redrawn image" in card
-            assert "Counterfactual" not in card
-
-
-def test_numbers_of_a_flipped_case(full):
-    _, page = full
-    card = " ".join(page.cards[0].split())
-    for text in ("1.23 % → > 99.9 %", "no change of answer up to 1.25", "0.0456", "0.0321"):
-        assert text in card
-    assert "an unusual image" in card
-    assert "11.1 % → 22.2 % does not agree" in card
-    assert "−30 darker" in card and "+30 brighter" in card
-    assert "A second model, which had no part in the search, agrees with 0 of 1" in page.text
-
-
-def test_colour_pictures_have_their_scale(tmp_path):
-    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")])
-    for name, red in (("x", 0), ("x_cf", 120)):
-        Image.new("RGB", (6, 4), (red, 0, 0)).save(run / f"cases/c/{name}.png")
-    assert "+40 brighter" in Page(write_gallery(run)).cards[0]
-
-
-def test_slider_marks_the_flip(full):
-    _, page = full
-    (walk,) = (a for a in page.all("figure") if "data-frames" in a)
-    frames = json.loads(walk["data-frames"])
-    assert frames["prob"] == ["1.23 %", "30 %", "80 %"]
-    assert frames["past"] == [False, False, True]
-    (slider,) = page.all("input")
-    assert (slider["min"], slider["max"], slider["value"]) == ("0", "2", "0")
-    (mark,) = page.all("i")
-    assert "0.7500 *" in mark["style"]
-
-
-def test_no_slider_without_a_sweep(tmp_path):
-    page = Page(write_gallery(write_run(tmp_path / "run", [row(0, Status.FLIPPED)])))
-    assert not page.all("input")
-
-
-def test_a_sweep_with_a_missing_picture_is_left_out(tmp_path):
-    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")], sweep=True)
-    (run / "cases/c/sweep/01.png").unlink()
-    assert not Page(write_gallery(run)).all("input")
-
-
-def test_names_are_escaped(tmp_path):
-    nasty = dict.fromkeys(("file", "label", "source", "target", "message"), NASTY)
-    rows = [row(0, Status.FLIPPED, **nasty), row(1, Status.UNREADABLE, **nasty)]
-    page = Page(write_gallery(write_run(tmp_path / "run", rows, sweep=True, checkpoint=NASTY)))
-    assert len(page.all("script")) == 1
-    assert NASTY not in page.source
-    for card in page.cards:
-        assert card.count(NASTY) >= 2  # name and message, whole
-    (walk,) = (a for a in page.all("figure") if "data-wanted" in a)
-    assert walk["data-wanted"] == f"“{NASTY}”"
-    assert page.text.count("Ångström") >= 8
-
-
-def test_unknown_status_and_missing_columns_are_shown(tmp_path):
-    rows = [{"case": "a", "status": "FLIPPED"}, {"case": "b", "status": "LOST"}]
-    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
-    assert f"{DASH} → {DASH}" in page.cards[0]
-    assert "LOST" in page.cards[1]
-    assert "makes the model change its answer?" in page.text
-
-
-def test_missing_pictures_are_said_to_be_missing(tmp_path):
-    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")])
-    for name in ("x", "x_cf", "difference"):
-        (run / f"cases/c/{name}.png").unlink()
-    page = Page(write_gallery(run))
-    assert page.cards[0].count("The picture is missing.") == 3
-    assert not page.all("img")
+    images = page.all("img")
+    assert len(images) == 5
+    for attrs, r in zip(images, rows, strict=False):
+        assert attrs["loading"] == "lazy" and r["file"] in attrs["alt"]
+        made = r["status"] in ("FLIPPED", "RECONSTRUCTION_FLIPS")
+        with Image.open(page.run / unquote(attrs["src"])) as thumbnail:
+            assert thumbnail.size == (int(attrs["width"]), int(attrs["height"]))
+            assert thumbnail.width == (2 * TILE + 4 if made else TILE)
+            grey = np.array(thumbnail.convert("L"))
+        last = grey[:, -TILE:]
+        assert bool((last[-36:] > 200).any()) is made
+        assert 90 < last[TILE // 2, TILE // 2] < 140
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -238,7 +162,176 @@ def test_synthetic_patients_are_said_to_be_synthetic(tmp_path, synthetic):
     rows = [row(0, Status.FLIPPED)]
     page = Page(write_gallery(write_run(tmp_path / "run", rows, synthetic=synthetic)))
     assert ("Synthetic patients." in page.text) is synthetic
-    assert ("synthetic patient" in page.cards[0]) is synthetic
+    mark = "synthetic counterfactual, not for diagnosis"
+    original = "synthetic patient, not for diagnosis" if synthetic else ""
+    assert page.case(0)["marks"] == [original, mark]
+    with Image.open(page.run / unquote(page.all("img")[0]["src"])) as thumbnail:
+        foot = np.array(thumbnail.convert("L"))[-36:, :TILE]
+    assert bool((foot > 200).any()) is synthetic
+
+
+def test_an_image_that_was_not_made_is_not_shown_as_one(full):
+    rows, page = full
+    for i, (r, card) in enumerate(zip(rows, page.cards, strict=True)):
+        if r["status"] in ("ALREADY", "NO_DIRECTION", "NOT_FOUND"):
+            assert "No counterfactual was made." in card
+            assert page.case(i)["frames"] == []
+        if r["status"] == "RECONSTRUCTION_FLIPS":
+            (frame,) = page.case(i)["frames"]
+            assert page.case(i)["words"]["made"] == "Redrawn image"
+            assert frame["probability"] == "> 99.9 %"
+
+
+def test_numbers_of_a_flipped_case(full):
+    _, page = full
+    card = " ".join(page.cards[0].split())
+    for text in ("“tumour” → “healthy”", "1.23 % → > 99.9 %", "λ 1.5, plausibility 0.0321"):
+        assert text in card
+    assert "unusual image" in card
+    told = page.case(0)
+    assert told["facts"] == [
+        ["Label of the image", "“tumour”", ""],
+        ["Model's answer", "“tumour”", "on the original"],
+        ["Model, “healthy”", "1.23 % → > 99.9 %", ""],
+        ["Step λ", "1.5", "no change of answer up to 1.25"],
+        ["Plausibility", "0.0321", "unusual image"],
+        ["Visible change (LPIPS)", "0.0456", "0: looks the same"],
+        ["Second model, “healthy”", "11.1 % → 22.2 %", "does not agree"],
+    ]
+    assert told["limit"] == pytest.approx(30 / 255)
+    assert told["window"] == {"low": 0.0, "high": 255.0, "unit": "grey levels"}
+    assert "A second model, which had no part in the search, agrees with 0 of 1" in page.text
+
+
+def test_the_slider_walks_through_the_sweep_and_the_counterfactual(full):
+    _, page = full
+    told = page.case(0)
+    names = ("lam", "step", "p", "probability", "flip", "past")
+    assert [tuple(frame[name] for name in names) for frame in told["frames"]] == [
+        (0, "0", 0.0123, "1.23 %", False, False),
+        (1, "1", 0.3, "30 %", False, False),
+        (1.5, "1.5", 0.9996, "> 99.9 %", True, True),
+        (2, "2", 0.8, "80 %", False, True),
+    ]
+    levels = [opened(frame["src"]).getpixel((0, 0)) for frame in told["frames"]]
+    assert levels == [100, 120, 130, 140]
+    assert opened(told["x"]).getpixel((5, 0)) == 105
+
+
+def test_a_step_that_is_the_flip_is_shown_once(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, lam=1.00000, case="c")], sweep=True)
+    frames = Page(write_gallery(run)).case(0)["frames"]
+    assert [(frame["lam"], frame["flip"]) for frame in frames] == [
+        (0, False),
+        (1, True),
+        (2, False),
+    ]
+
+
+def test_a_sweep_with_a_missing_picture_is_left_out(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")], sweep=True)
+    (run / "cases/c/sweep/01.png").unlink()
+    (frame,) = Page(write_gallery(run)).case(0)["frames"]
+    assert frame["flip"]
+
+
+def test_what_else_lies_in_a_case_folder_is_shown(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")])
+    folder = run / "cases" / "c"
+    window = {"low": -160.0, "high": 240.0, "unit": "HU"}
+    (folder / "window.json").write_text(json.dumps(window))
+    (folder / "concepts.json").write_text(json.dumps({"volume": [3.5, 1.25]}))
+    (folder / "attribution").mkdir()
+    Image.new("L", (6, 4), 255).save(folder / "mask.png")
+    Image.new("RGB", (6, 4), (9, 8, 7)).save(folder / "attribution" / "grad_cam.png")
+    told = Page(write_gallery(run)).case(0)
+    assert told["window"] == window
+    assert told["concepts"] == [["volume", 3.5, 1.25]]
+    assert opened(told["mask"]).getpixel((0, 0)) == 255
+    ((name, src),) = told["attribution"]
+    assert name == "grad cam" and opened(src).getpixel((0, 0)) == (9, 8, 7)
+
+
+def test_colour_pictures_have_their_scale(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")])
+    for name, red in (("x", 0), ("x_cf", 120)):
+        Image.new("RGB", (6, 4), (red, 0, 0)).save(run / f"cases/c/{name}.png")
+    assert Page(write_gallery(run)).case(0)["limit"] == pytest.approx(40 / 255)
+
+
+def test_a_confidence_is_what_had_to_be_reached(tmp_path):
+    rows = [row(0, Status.FLIPPED, source="healthy", prob_before=0.6)]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows, confidence=0.9)))
+    assert "Goal reached: 1" in page.text and "Answer changed" not in page.text
+    told = page.case(0)
+    assert told["words"]["text"] == (
+        "With this change the model gives the answer that was asked for, "
+        "with a probability of 90 % or more."
+    )
+    assert told["goal"] == ["90 % reached", "90 % reached"]
+    assert ["Step λ", "1.5", "below 90 % up to 1.25"] in told["facts"]
+
+
+def test_what_a_message_adds_is_shown(tmp_path):
+    trouble = "The mask could not be read: no such file."
+    rows = [
+        row(0, Status.FLIPPED, message=trouble),
+        row(1, Status.NOT_FOUND, message=f"{Status.NOT_FOUND.value} {trouble}"),
+    ]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    assert [page.case(i)["message"] for i in range(2)] == [trouble, trouble]
+
+
+def test_one_file_holds_everything(tmp_path):
+    rows = [row(0, Status.FLIPPED, case="c"), row(1, Status.NOT_FOUND, case="d")]
+    run = write_run(tmp_path / "run", rows, sweep=True)
+    page = Page(write_gallery(run, single_file=True))
+    assert [opened(a["src"]).height for a in page.all("img")] == [TILE, TILE]
+    assert len(page.case(0)["frames"]) == 4 and isinstance(page.scripts[0], dict)
+    assert page.facts["single"] is True
+    assert 'href="results.csv"' not in page.source
+    assert not [*run.rglob("case.js"), *run.rglob("thumb.webp")]
+
+
+def test_the_table_is_in_the_page(full):
+    rows, page = full
+    with open(page.run / "results.csv", encoding="utf-8", newline="") as stream:
+        columns, *cells = csv.reader(stream)
+    assert (page.facts["columns"], page.facts["rows"]) == (columns, cells)
+    assert len(cells) == len(rows)
+
+
+def test_names_are_escaped(tmp_path):
+    nasty = dict.fromkeys(("file", "label", "source", "target", "message"), NASTY)
+    rows = [row(0, Status.FLIPPED, **nasty), row(1, Status.UNREADABLE, **nasty)]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows, sweep=True, checkpoint=NASTY)))
+    assert len(page.all("script")) == 3  # the table, one case, the program
+    assert "<script>alert" not in page.source
+    for card in page.cards:
+        assert card.count(NASTY) >= 2  # name and target or message, whole
+    assert page.case(0)["wanted"] == f"“{NASTY}”"
+    assert page.facts["rows"][0][1] == NASTY
+
+
+def test_unknown_status_and_missing_columns_are_shown(tmp_path):
+    rows = [{"case": "a", "status": "FLIPPED"}, {"case": "b", "status": "LOST"}]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    assert f": {DASH}" in page.cards[0]
+    assert "LOST" in page.cards[1]
+    assert page.case(0)["facts"] == []
+    assert page.case(0)["frames"][0]["p"] is None
+    assert "makes the model change its answer?" in page.text
+
+
+def test_missing_pictures_are_said_to_be_missing(tmp_path):
+    rows = [row(0, Status.FLIPPED, case="c"), row(1, Status.FLIPPED, case="d")]
+    run = write_run(tmp_path / "run", rows)
+    (run / "cases/c/x.png").unlink()
+    (run / "cases/d/x_cf.png").unlink()
+    page = Page(write_gallery(run))
+    assert "No picture" in page.cards[0] and 0 not in page.scripts
+    assert "The picture is missing." in page.cards[1]
+    assert page.case(1)["frames"] == []
 
 
 def test_facts_outside_settings_are_read_too(tmp_path):
@@ -255,14 +348,11 @@ def test_two_targets_are_asked_about_in_general(tmp_path):
     rows = [row(0, Status.FLIPPED), row(1, Status.FLIPPED, target="tumour", source="healthy")]
     page = Page(write_gallery(write_run(tmp_path / "run", rows)))
     assert "makes the model change its answer?" in page.text
-
-
-def test_five_hundred_cases(tmp_path):
-    rows = [row(i, Status.NOT_FOUND, case="c", file=f"{i}.png") for i in range(500)]
-    run = write_run(tmp_path / "run", rows[:1])
-    with open(run / "results.csv", "a", newline="", encoding="utf-8") as stream:
-        csv.DictWriter(stream, rows[0]).writerows(rows[1:])
-    assert len(Page(write_gallery(run)).cards) == 500
+    options = [a for a in page.all("option") if "data-source" in a]
+    assert [(a["data-source"], a["data-target"]) for a in options] == [
+        ("healthy", "tumour"),
+        ("tumour", "healthy"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -312,39 +402,98 @@ def test_agrees():
 def test_no_difference_leaves_the_grey_image(channels):
     levels = torch.arange(256, dtype=torch.float64).view(1, 16, 16)
     x = (levels / 255).expand(channels, -1, -1)
-    picture, limit = difference_overlay(x, x.clone())
-    assert picture.dtype == torch.uint8
-    assert torch.equal(picture, levels.byte().expand(3, -1, -1))
+    painted, limit = difference_overlay(x, x.clone())
+    assert painted.dtype == torch.uint8
+    assert torch.equal(painted, levels.byte().expand(3, -1, -1))
     assert limit == 8 / 255
 
 
-def test_difference_is_blue_where_darker_and_orange_where_brighter():
+def srgb_to_oklab(rgb):
+    """Slow and obvious: the published matrices, one pixel at a time."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
+    medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
+    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
+    return torch.tensor(
+        [
+            0.2104542553 * long + 0.7936177850 * medium - 0.0040720468 * short,
+            1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
+            0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short,
+        ]
+    )
+
+
+def test_oklab_goes_there_and_back():
+    for rgb in ([0.2, 0.5, 0.9], [1.0, 0.5, 0.1], [0.3, 0.3, 0.3]):
+        lab = srgb_to_oklab(rgb)
+        assert oklab_to_srgb(lab.double()).tolist() == pytest.approx(rgb, abs=1e-4)
+
+
+@pytest.mark.parametrize("grey", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_equal_differences_are_equal_steps_for_the_eye(grey, sign):
+    d = sign * torch.linspace(0, 0.4, 9, dtype=torch.float64).view(1, 1, 9)
+    painted, _ = difference_overlay(torch.full_like(d, grey), grey + d)
+    colours = torch.stack([srgb_to_oklab((painted[:, 0, k] / 255).tolist()) for k in range(9)])
+    steps = colours.diff(dim=0).norm(dim=1)
+    assert steps.std() / steps.mean() < 0.08  # 8 bits a channel
+    end = torch.tensor(DARKER if sign < 0 else BRIGHTER)
+    assert (colours[-1] - end).abs().max() < 0.005
+
+
+def test_the_colours_stay_apart_with_every_common_colour_blindness():
+    # Machado, Oliveira and Fernandes, A physiologically-based model for simulation of color vision
+    # deficiency, 2009: protanopia, deuteranopia and tritanopia, on linear RGB.
+    blindness = torch.tensor(
+        [
+            [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+             [-0.003882, -0.048116, 1.051998]],
+            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+             [-0.011820, 0.042940, 0.968881]],
+            [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+             [0.004733, 0.691367, 0.303900]],
+        ]
+    )  # fmt: skip
+    ends = torch.stack([oklab_to_srgb(torch.tensor(e)) for e in (DARKER, BRIGHTER)], 1)
+    linear = torch.where(ends > 0.04045, ((ends + 0.055) / 1.055) ** 2.4, ends / 12.92)
+    for matrix in blindness:
+        seen = (matrix @ linear).clamp(0, 1)
+        seen = torch.where(seen > 0.0031308, 1.055 * seen ** (1 / 2.4) - 0.055, 12.92 * seen)
+        dark, bright = (srgb_to_oklab(colour.tolist()) for colour in seen.T)
+        assert (dark - bright).norm() > 0.15  # 0.02 can just be told apart
+    assert DARKER[0] == BRIGHTER[0] == LIGHTNESS
+    for end in (DARKER, BRIGHTER):
+        assert (end[1] ** 2 + end[2] ** 2) ** 0.5 == pytest.approx(CHROMA)
+
+
+def test_darker_is_blue_and_brighter_is_orange():
     x = torch.full((1, 1, 3), 0.5, dtype=torch.float64)
-    picture, limit = difference_overlay(x, x + torch.tensor([[[-0.4, 0.0, 0.4]]]))
+    painted, limit = difference_overlay(x, x + torch.tensor([[[-0.4, 0.0, 0.4]]]))
     assert limit == pytest.approx(0.4)
-    assert picture[:, 0, 0].tolist() == list(DARKER)
-    assert picture[:, 0, 1].tolist() == [128] * 3
-    assert picture[:, 0, 2].tolist() == list(BRIGHTER)
-    assert DARKER[2] > DARKER[0] and BRIGHTER[0] > BRIGHTER[2]
+    (r, g, b), middle, (red, green, blue) = painted[:, 0].T.tolist()
+    assert b > g > r and red > green > blue
+    assert middle == [128] * 3
 
 
 def test_difference_scale():
     x = torch.zeros(1, 1, 2, dtype=torch.float64)
     x_cf = torch.tensor([[[0.1, 0.2]]], dtype=torch.float64)
-    picture, limit = difference_overlay(x, x_cf, limit=0.4)
+    painted, limit = difference_overlay(x, x_cf, limit=0.4)
     assert limit == 0.4
-    expected = torch.tensor(BRIGHTER)[:, None] * torch.tensor([0.25, 0.5])
-    assert (picture[:, 0].double() - expected).abs().max() <= 0.5
+    for k, share in enumerate((0.25, 0.5)):
+        lab = srgb_to_oklab((painted[:, 0, k] / 255).tolist())
+        assert (lab - share * torch.tensor(BRIGHTER)).abs().max() < 0.01
     assert difference_limit(x, x_cf) == difference_overlay(x, x_cf)[1] == pytest.approx(0.2)
     beyond, _ = difference_overlay(x, x_cf, limit=0.05)
-    assert beyond[:, 0, 1].tolist() == list(BRIGHTER)
+    assert torch.equal(beyond[:, 0, 0], beyond[:, 0, 1])
 
 
 def test_noise_is_not_blown_up():
     x = torch.zeros(1, 1, 1, dtype=torch.float64)
-    picture, limit = difference_overlay(x, x + 1 / 255)
+    painted, limit = difference_overlay(x, x + 1 / 255)
     assert limit == 8 / 255
-    assert picture[:, 0, 0].tolist() == [round(c / 8) for c in BRIGHTER]
+    lab = srgb_to_oklab((painted[:, 0, 0] / 255).tolist())
+    assert float(lab.norm()) < 0.15
 
 
 def test_difference_refuses_what_it_cannot_paint():

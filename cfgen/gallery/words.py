@@ -1,0 +1,156 @@
+"""What the page says: statuses as a clinician reads them, and numbers as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+DASH = "–"
+MARK = "synthetic counterfactual, not for diagnosis"
+SYNTHETIC_PATIENT = "synthetic patient, not for diagnosis"
+UNUSUAL = 0.05
+
+
+class Words(NamedTuple):
+    """A status as a clinician reads it.
+
+    Attributes:
+        title: Two or three words.
+        text: What happened, and what follows from it.
+        tone: "good", "note" or "bad".
+        made: What the second picture of the case is; empty when none was made.
+    """
+
+    title: str
+    text: str
+    tone: str
+    made: str = ""
+
+
+STATUS_WORDS = {
+    "FLIPPED": Words(
+        "Answer changed",
+        "With this change the model gives the answer that was asked for.",
+        "good",
+        "Counterfactual",
+    ),
+    "ALREADY": Words(
+        "No change needed",
+        "The model gives the answer that was asked for on the original image already.",
+        "note",
+    ),
+    "RECONSTRUCTION_FLIPS": Words(
+        "Changed by redrawing alone",
+        "Redrawing the image without any deliberate change is enough to change the model's answer. "
+        "What you see is an error of the redrawing, not an explanation of the model.",
+        "bad",
+        "Redrawn image",
+    ),
+    "NO_DIRECTION": Words(
+        "No way to go",
+        "The model's answer does not depend on anything this method can change in the image.",
+        "bad",
+    ),
+    "NOT_FOUND": Words(
+        "Not found",
+        "The search ended at its limit and no change along this path gave the answer that was "
+        "asked for. A larger change, or another path, might.",
+        "bad",
+    ),
+    "UNREADABLE": Words("Not readable", "The file could not be read.", "bad"),
+}
+
+
+def words_of(status: str, confidence: float | None = None) -> Words:
+    """The words of a status; one that this page does not know is shown as it is.
+
+    Args:
+        status: Its name.
+        confidence: The probability that was asked for. With it an image may be FLIPPED whose answer
+            was the one asked for from the start, only less certain.
+    """
+    if status == "FLIPPED" and confidence:
+        text = (
+            "With this change the model gives the answer that was asked for, "
+            f"with a probability of {percent(confidence)} or more."
+        )
+        return Words("Goal reached", text, "good", "Counterfactual")
+    return STATUS_WORDS.get(status) or Words(status or "No status", "", "bad")
+
+
+def to_float(value: object) -> float:
+    """A number of results.csv; nan where there is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def number(value: object) -> str:
+    """Three significant digits without an exponent, or a dash."""
+    v = to_float(value)
+    if not math.isfinite(v):
+        return DASH
+    if 0 < v < 0.001:
+        return "< 0.001"
+    text = f"{v:.3g}"
+    return f"{float(text):,.0f}" if "e" in text else text
+
+
+def percent(value: object) -> str:
+    """A probability in percent that never claims certainty, or a dash."""
+    p = to_float(value)
+    if not 0 <= p <= 1:
+        return DASH
+    if p > 0.999:
+        return "> 99.9 %"
+    return "< 0.1 %" if p < 0.001 else f"{p * 100:.3g} %"
+
+
+def change(before: object, after: object) -> str:
+    """A probability before and, where there is one, after."""
+    p, q = percent(before), percent(after)
+    return p if q == DASH else f"{p} → {q}"
+
+
+def agrees(text: str) -> bool | None:
+    """A yes or no of results.csv, None where there is neither."""
+    return {"1": True, "true": True, "0": False, "false": False}.get(text.strip().lower())
+
+
+def unusual(row: Mapping[str, str]) -> bool:
+    """Whether fewer than one in twenty real images look as unusual as the counterfactual."""
+    return to_float(row["plausibility"]) < UNUSUAL
+
+
+def facts(
+    row: Mapping[str, str], wanted: str, confidence: float | None
+) -> list[tuple[str, str, str]]:
+    """What the case view lists of a row: name, value and a remark.
+
+    Args:
+        row: The row of results.csv; a missing column is "".
+        wanted: The answer asked for, in quotation marks.
+        confidence: The probability that was asked for.
+    """
+    lower, lam = number(row["lam_lower"]), number(row["lam"])
+    before = f"below {percent(confidence)}" if confidence else "no change of answer"
+    told = [
+        ("Label of the image", f"“{row['label']}”" if row["label"] else "", ""),
+        ("Model's answer", f"“{row['source']}”" if row["source"] else "", "on the original"),
+        (f"Model, {wanted}", change(row["prob_before"], row["prob_after"]), ""),
+        ("Step λ", lam, "" if lower in (DASH, lam) else f"{before} up to {lower}"),
+    ]
+    if words_of(row["status"]).made:
+        opinion = agrees(row["oracle_agrees"])
+        told += [
+            ("Plausibility", number(row["plausibility"]), "unusual image" if unusual(row) else ""),
+            ("Visible change (LPIPS)", number(row["lpips"]), "0: looks the same"),
+            (
+                f"Second model, {wanted}",
+                change(row["oracle_before"], row["oracle_after"]),
+                "" if opinion is None else "agrees" if opinion else "does not agree",
+            ),
+        ]
+    return [(name, value, note) for name, value, note in told if value not in ("", DASH)]
