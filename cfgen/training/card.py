@@ -42,6 +42,7 @@ COMMANDS = [
         "--autoencoder CKPT/autoencoder --out CKPT/prior",
         "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 "
         "--out CKPT/autoencoder",
+        "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
         "card --checkpoint CKPT",
     )
 ]
