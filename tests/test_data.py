@@ -645,7 +645,8 @@ def test_folder_refused(tmp_path, monkeypatch):
         ({"root": "file.png"}, "expected a folder of images at 'file.png', got a file"),
         (
             {"root": "empty"},
-            "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy) in 'empty', got none",
+            "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy .dcm .dicom .ima .nii "
+            ".nii.gz) in 'empty', got none",
         ),
         ({"root": ".", "limit": 0}, "expected a limit of at least 1, got 0"),
         (

@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -34,6 +35,22 @@ _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
 
 class UnreadableImage(ValueError):
     """A file is no image that can be read; the message is the reason, one line, without a path."""
+
+
+def file_bytes(path: str | Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        UnreadableImage: It cannot be opened or read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnreadableImage("no such file") from error
+    except OSError as error:
+        raise UnreadableImage((error.strerror or type(error).__name__).lower()) from error
+    except ValueError as error:  # a NUL in the name
+        raise UnreadableImage("no such file") from error
 
 
 def decode(data: bytes) -> np.ndarray:

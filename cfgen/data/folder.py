@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from cfgen.data import dicom, nifti
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
 
@@ -17,13 +19,18 @@ class Item:
     """One image of a folder.
 
     Attributes:
-        file: The path as results.csv shows it, POSIX, relative to the folder.
+        file: The path as results.csv shows it, POSIX, relative to the folder; of a medical file
+            the stem again, unless names are kept.
         path: Where the file is, or should be.
         stem: Name of its case folder, unique in the folder, also where case does not count.
         label: What labels.csv says.
         mask: Where the mask is.
         patient: Whose image it is.
         split: The part of the data it belongs to.
+        kind: "picture", "dicom" or "nifti".
+        index: Frame or slice of a medical file, from 0.
+        axis: Axis of a NIfTI slice.
+        opaque: Whether the names above hide those of the file.
     """
 
     file: str
@@ -33,21 +40,31 @@ class Item:
     mask: Path | None = None
     patient: str | None = None
     split: str | None = None
+    kind: str = "picture"
+    index: int = 0
+    axis: str = "axial"
+    opaque: bool = False
 
 
 class ImageFolder(Sequence[Item]):
     """The images to explain: the rows of labels.csv, or else every image file of the tree, sorted.
 
-    A row whose file is missing stays an item: reading it says "no such file". Without a labels.csv
-    hidden files and folders (a leading dot) are skipped.
+    A file of several frames or slices is as many items. A row whose file is missing stays an item:
+    reading it says "no such file". Without a labels.csv hidden files and folders (a leading dot)
+    are skipped; DICOM files are known by their suffix or their signature, and those of one series
+    in a folder follow each other by instance number.
 
     Args:
-        root: The folder.
+        root: The folder, or a single DICOM or NIfTI file.
         labels: The labels file; None takes ``root/labels.csv`` if there is one. Its paths are
             relative to ``root``, its columns are file and, each optional, label, mask, patient and
             split.
         split: Keep the rows of this split.
         limit: Keep the first items only.
+        axis: How NIfTI volumes are cut: axial, coronal, sagittal, or axis 0, 1, 2 of the array.
+        slices: Which slices of a volume and frames of a multi-frame DICOM file; None takes all
+            frames, and the slices that hold more than one value.
+        keep_ids: Show the names of DICOM and NIfTI files; else they are case-0001, ...
 
     Raises:
         ValueError: The folder, the labels file, a column or the split is not there, there are no
@@ -61,9 +78,13 @@ class ImageFolder(Sequence[Item]):
         labels: str | Path | None = None,
         split: str | None = None,
         limit: int | None = None,
+        axis: str = "axial",
+        slices: slice | None = None,
+        keep_ids: bool = False,
     ) -> None:
         root = Path(root)
-        if not root.is_dir():
+        single = root.is_file() and kind_of(root) != "picture"
+        if not root.is_dir() and not single:
             found = "a file" if root.exists() else "no such folder"
             raise ValueError(f"expected a folder of images at '{root}', got {found}")
         if limit is not None and limit < 1:
@@ -75,25 +96,38 @@ class ImageFolder(Sequence[Item]):
         elif split is not None:
             raise ValueError(f"expected a labels.csv in '{root}' for split '{split}', got none")
         else:
-            rows = [{"file": file} for file in _tree(root)]
+            rows = [{"file": file} for file in ([root.name] if single else _tree(root))]
+        root = root.parent if single else root
         if split is not None:
             names = list(dict.fromkeys(row["split"] for row in rows if row["split"]))
             rows = [row for row in rows if row["split"] == split]
             if not split or not rows:
                 raise ValueError(f"expected a split of {', '.join(names)}, got '{split}'")
+        planes = [
+            (row, kind, index)
+            for row in rows
+            for kind in [kind_of(root / row["file"])]
+            for index in _indices(root / row["file"], kind, axis, slices)
+        ]
+        if not planes:
+            raise ValueError("expected slices that are in the volumes, got none")
         # Named before the limit, so that a longer run finds the case folders of a shorter one.
-        stems = _stems([row["file"] for row in rows])
+        names = _names([(row["file"], kind, index) for row, kind, index in planes], keep_ids)
         self.items = tuple(
             Item(
-                file=row["file"],
+                file=file,
                 path=root / row["file"],
                 stem=stem,
                 label=row.get("label") or None,
                 mask=root / row["mask"] if row.get("mask") else None,
                 patient=row.get("patient") or None,
                 split=row.get("split") or None,
+                kind=kind,
+                index=index,
+                axis=axis,
+                opaque=kind != "picture" and not keep_ids,
             )
-            for row, stem in islice(zip(rows, stems, strict=True), limit)
+            for (row, kind, index), (file, stem) in islice(zip(planes, names, strict=True), limit)
         )
 
     def __len__(self) -> int:
@@ -105,14 +139,97 @@ class ImageFolder(Sequence[Item]):
         return self.items[index]
 
 
+def kind_of(path: Path) -> str:
+    """What a file is: "nifti" and "picture" by suffix, "dicom" by suffix, signature or name.
+
+    A name without a suffix, or with that of a UID, is that of a DICOM file, there or not: it must
+    not be shown.
+    """
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return "nifti"
+    if suffix in SUFFIXES:
+        return "picture"
+    if suffix in (*dicom.SUFFIXES, "") or suffix[1:].isdigit() or dicom.is_dicom(path):
+        return "dicom"
+    return "picture"
+
+
+def parse_slices(text: str) -> slice:
+    """One index "12", or "START:STOP" and "START:STOP:STEP" as in Python.
+
+    Raises:
+        ValueError: The text is none of these.
+    """
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+        if len(parts) == 1 and parts[0] is not None and parts[0] >= 0:
+            return slice(parts[0], parts[0] + 1)
+        if 2 <= len(parts) <= 3 and (len(parts) < 3 or parts[2] is None or parts[2] > 0):
+            return slice(*parts)
+    except ValueError:
+        pass
+    raise ValueError(f"expected slices such as 12 or 10:20, got '{text}'")
+
+
+def _indices(path: Path, kind: str, axis: str, slices: slice | None) -> Sequence[int]:
+    """The frames or slices of a file; one that is no volume or cannot be read has one."""
+    if kind == "picture":
+        return [0]
+    if kind == "nifti" and slices is None:
+        return nifti.slices(path, axis)
+    number = nifti.depth(path, axis) if kind == "nifti" else dicom.outline(path)[1]
+    return range(number) if slices is None or number == 1 else range(number)[slices]
+
+
+def _names(planes: list[tuple[str, str, int]], keep_ids: bool) -> list[tuple[str, str]]:
+    """What results.csv shows of each plane, and the name of its case folder."""
+    many = {file for file, count in Counter(file for file, _, _ in planes).items() if count > 1}
+    shown: list[tuple[str, str]] = []  # what is shown, and what its folder is called after
+    hidden: list[str] = []
+    for file, kind, index in planes:
+        if kind != "picture" and not keep_ids:
+            hidden.append(f"case-{len(hidden) + 1:04d}")
+        elif file in many:
+            path = PurePosixPath(file.removesuffix(".gz"))
+            form = path.with_name(f"{path.stem}_{index:03d}{path.suffix}")
+            shown.append((f"{file}#{index}", form.as_posix()))
+        else:
+            shown.append((file, file.removesuffix(".gz")))
+    stems = _stems([form for _, form in shown], hidden)
+    named = ((file, stem) for (file, _), stem in zip(shown, stems, strict=True))
+    opaque = ((name, name) for name in hidden)
+    return [next(opaque if kind != "picture" and not keep_ids else named) for _, kind, _ in planes]
+
+
 def _tree(root: Path) -> list[str]:
     """Every image file below ``root`` that is not hidden, as a relative POSIX path, sorted."""
-    files = (p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    shown = (f for f in files if not any(part.startswith(".") for part in f.parts))
-    found = sorted(f.as_posix() for f in shown if (root / f).is_file())
+    shown = (
+        p
+        for p in root.rglob("*")
+        if not any(part.startswith(".") for part in p.relative_to(root).parts)
+    )
+    found = sorted(p.relative_to(root).as_posix() for p in shown if _is_image(p))
     if not found:
-        raise ValueError(f"expected image files ({' '.join(SUFFIXES)}) in '{root}', got none")
-    return found
+        listed = " ".join((*SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES))
+        raise ValueError(f"expected image files ({listed}) in '{root}', got none")
+    first: dict[tuple[Path, str], str] = {}
+    order: dict[str, tuple[str, int, str]] = {}
+    for file in found:
+        series, number = "", 0
+        if kind_of(root / file) == "dicom":
+            series, number = dicom.outline(root / file)[0]
+        # A series stands where its first file does.
+        anchor = first.setdefault((Path(file).parent, series), file) if series else file
+        order[file] = (anchor, number, file)
+    return sorted(found, key=order.__getitem__)
+
+
+def _is_image(path: Path) -> bool:
+    if not path.is_file() or path.name == "DICOMDIR":  # an index of the files beside it
+        return False
+    known = path.name.lower().endswith((*SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES))
+    return known or dicom.is_dicom(path)
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
@@ -139,11 +256,12 @@ def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
         if not file:
             raise ValueError(f"expected a file in every row of {path.name}, got '' ({count}x)")
         if count > 1:
-            raise ValueError(f"expected each file once in {path.name}, got '{file}' {count}x")
+            shown = f"'{file}'" if kind_of(Path(file)) == "picture" else "one"
+            raise ValueError(f"expected each file once in {path.name}, got {shown} {count}x")
     return rows
 
 
-def _stems(files: list[str]) -> Iterator[str]:
+def _stems(files: list[str], taken: Sequence[str] = ()) -> Iterator[str]:
     """A name for each case folder: the stem; if that is taken, the path, then with its suffix."""
     paths = [PurePosixPath(file) for file in files]
     forms = [
@@ -152,7 +270,7 @@ def _stems(files: list[str]) -> Iterator[str]:
         [_safe([*p.parts[:-1], p.stem, p.suffix[1:]]) for p in paths],
     ]
     counts = [Counter(name.casefold() for name in form) for form in forms]
-    seen: set[str] = set()
+    seen = {name.casefold() for name in taken}
     for names in zip(*forms, strict=True):
         unique = (n for n, c in zip(names, counts, strict=True) if c[n.casefold()] == 1)
         first = name = next(unique, names[-1])

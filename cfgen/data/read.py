@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfgen.data.decode import MAX_PIXELS, UnreadableImage, decode
+from cfgen.data.decode import MAX_PIXELS, UnreadableImage, decode, file_bytes
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -43,7 +43,7 @@ def read_image(
     """
     if channels not in (1, 3):
         raise ValueError(f"expected channels of 1 or 3, got {channels}")
-    pixels = decode(_bytes(path))
+    pixels = decode(file_bytes(path))
     if pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1] * pixels[..., -1:]
     if channels < pixels.shape[-1]:
@@ -51,7 +51,7 @@ def read_image(
         pixels = (pixels.astype(np.float64) @ LUMA).astype(np.float32)[..., None]
     image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
     image = image.expand(channels, -1, -1).contiguous()
-    return _fit(image, size, keep_aspect, mode="bilinear", antialias=True).clamp(0, 1)
+    return fit(image, size, keep_aspect, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def read_mask(
@@ -71,26 +71,24 @@ def read_mask(
         UnreadableImage: The file cannot be read; the message is the reason.
         ValueError: size is not possible.
     """
-    mask = (read_image(path, channels=1) > 0).float()
-    return _fit(mask, size, keep_aspect, mode="nearest-exact", antialias=False)[0] > 0
+    return fit_mask(read_image(path, channels=1)[0] > 0, size, keep_aspect=keep_aspect)
 
 
-def _bytes(path: str | Path) -> bytes:
-    """The whole file."""
-    try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnreadableImage("no such file") from error
-    except OSError as error:
-        raise UnreadableImage((error.strerror or type(error).__name__).lower()) from error
-    except ValueError as error:  # a NUL in the name
-        raise UnreadableImage("no such file") from error
+def fit_mask(mask: Tensor, size: tuple[int, int] | None, *, keep_aspect: bool) -> Tensor:
+    """Pad and resize a mask (h, w) of bool to the size (H, W), to the nearest pixel."""
+    one = mask[None].float()
+    return fit(one, size, keep_aspect, mode="nearest-exact", antialias=False)[0] > 0
 
 
-def _fit(
+def fit(
     image: Tensor, size: tuple[int, int] | None, keep_aspect: bool, *, mode: str, antialias: bool
 ) -> Tensor:
-    """Pad (C, h, w) with black to the aspect of ``size``, then resize to it."""
+    """Pad (C, h, w) with black to the aspect of ``size``, then resize to it: a linear map.
+
+    Raises:
+        UnreadableImage: The padded image would be too large.
+        ValueError: size is not possible.
+    """
     h, w = image.shape[-2:]
     if size is None:
         return image
