@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from cfgen import load_checkpoint
-from cfgen.data import ImageFolder, read_image
+from cfgen.data import ImageFolder, read_image, read_picture
 from cfgen.engine import Engine, Settings
 from cfgen.plausibility import LPIPS
 
@@ -58,7 +58,7 @@ def measure(engine: Engine, items: ImageFolder) -> tuple[dict[str, Any], dict[st
         start = time.perf_counter()
         rows = engine.run(
             items,
-            lambda i: read_image(i.path, channels=checkpoint.channels, size=checkpoint.size),
+            lambda i: read_picture(i, channels=checkpoint.channels, size=checkpoint.size),
             out,
         )
         seconds = time.perf_counter() - start

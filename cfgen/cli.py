@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,10 +24,16 @@ examples:
       explain every image of a folder towards one class
   %(prog)s --images scans --split test --confidence 0.9
       the rows of scans/labels.csv with split test, until the target is 90 %% probable
+  %(prog)s --images scans --window 40,400 --dicom
+      DICOM files, or NIfTI volumes slice by slice; counterfactuals in their format as well
   accelerate launch --num_processes 2 run_cf.py --images scans
       the same in two processes (without GPUs: accelerate launch --multi_gpu ...)
   %(prog)s study --help
       ask readers: write a blinded reader study of a run, and report its answers
+
+patient data: DICOM and NIfTI files are shown as case-0001, ... in reading order; nothing of their
+names, headers and paths reaches OUT or the screen (--keep-ids shows them). PNG, JPEG, TIFF, BMP and
+NPY files keep the names that their owner gave them.
 
 exit status: 0 all images read, 1 some could not be read (see results.csv), 2 wrong usage
 """
@@ -50,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--images",
         metavar="FOLDER",
-        help="tree of PNG, JPEG, TIFF, BMP or NPY files (without it: synthetic patients drawn from "
-        "the checkpoint's prior)",
+        help="tree of PNG, JPEG, TIFF, BMP, NPY, DICOM or NIfTI files, or one of the last two "
+        "(without it: synthetic patients drawn from the checkpoint's prior)",
     )
     data.add_argument(
         "--labels",
@@ -70,6 +77,36 @@ def parser() -> argparse.ArgumentParser:
         "--stretch",
         action="store_true",
         help="resize without keeping the aspect (default: pad, then resize)",
+    )
+    medical = p.add_argument_group("DICOM and NIfTI")
+    medical.add_argument(
+        "--window",
+        metavar="CENTER,WIDTH",
+        help="values shown from black to white (default: the file's own window; without one the "
+        "full scale of 8 bit, else the 0.5th to 99.5th percentile of the file)",
+    )
+    medical.add_argument(
+        "--axis",
+        choices=("axial", "coronal", "sagittal", "0", "1", "2"),
+        default="axial",
+        help="how NIfTI volumes are cut, by anatomy or by axis of the array (default: %(default)s)",
+    )
+    medical.add_argument(
+        "--slices",
+        metavar="RANGE",
+        help="12 or 10:20, counted from 0, of each volume or multi-frame file (default: all "
+        "frames, and the slices that hold more than one value)",
+    )
+    medical.add_argument(
+        "--dicom",
+        action="store_true",
+        help="write each counterfactual in its source's format too, x_cf.dcm or x_cf.nii.gz, and "
+        "classify that again (column dicom_flips)",
+    )
+    medical.add_argument(
+        "--keep-ids",
+        action="store_true",
+        help="keep file names, and in x_cf.dcm the patient's data",
     )
     how = p.add_argument_group("how")
     how.add_argument(
@@ -190,6 +227,9 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
         )
     if len(rows) > most:
         lines.append(f"... {len(rows) - most} more in results.csv")
+    written = [row["dicom_flips"] for row in rows if row["dicom_flips"] != ""]
+    if written:
+        lines.append(f"{sum(written)} of {len(written)} DICOM or NIfTI files flip when read again")
     statuses = Counter(row["status"] for row in rows)
     lines.append(", ".join(f"{count} {name}" for name, count in statuses.most_common()))
     return "\n".join(lines)
@@ -220,11 +260,15 @@ class _Usage(Exception):
 
 
 def _run(args: argparse.Namespace) -> int:
+    from accelerate.utils import broadcast_object_list
     from tqdm import tqdm
 
     from cfgen.checkpoints import load_checkpoint
-    from cfgen.data import ImageFolder, Item, read_image, read_mask
+    from cfgen.data import ImageFolder, Item, Picture, read_item_mask, read_picture
+    from cfgen.data.export import Export, Identity
+    from cfgen.data.folder import parse_slices
     from cfgen.data.synthetic import synthetic_patients
+    from cfgen.data.window import parse_window
     from cfgen.engine import Engine, Settings
     from cfgen.gallery import write_gallery
     from cfgen.plausibility import LPIPS
@@ -247,16 +291,25 @@ def _run(args: argparse.Namespace) -> int:
             sweep=args.sweep,
             seed=args.seed,
         )
-        if args.images is None and (args.labels or args.split):
-            raise ValueError("expected --images with --labels or --split, got none")
+        if args.images is None and (args.labels or args.split or args.dicom):
+            raise ValueError("expected --images with --labels, --split or --dicom, got none")
+        limits = parse_window(args.window) if args.window else None
         if args.limit is not None and args.limit < 1:
             raise ValueError(f"expected a limit of at least 1, got {args.limit}")
         engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
         drawn: dict[str, Tensor] = {}
         if args.images is not None:
             items: Sequence[Item] = ImageFolder(
-                args.images, labels=args.labels, split=args.split, limit=args.limit
+                args.images,
+                labels=args.labels,
+                split=args.split,
+                limit=args.limit,
+                axis=args.axis,
+                slices=parse_slices(args.slices) if args.slices else None,
+                keep_ids=args.keep_ids,
             )
+            if args.dicom and all(item.kind == "picture" for item in items):
+                raise ValueError("expected DICOM or NIfTI files with --dicom, got none")
         elif checkpoint.prior is not None:
             n = 8 if args.limit is None else args.limit
             items, drawn = synthetic_patients(checkpoint.prior, checkpoint.generator, n, args.seed)
@@ -267,21 +320,25 @@ def _run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         raise _Usage(str(error)) from error
 
-    def load(item: Item) -> Tensor:
+    def load(item: Item) -> Picture:
         if args.images is None:
-            return drawn[item.stem]
-        return read_image(
-            item.path,
+            return Picture(drawn[item.stem])
+        return read_picture(
+            item,
             channels=checkpoint.channels,
             size=checkpoint.size,
             keep_aspect=not args.stretch,
+            limits=limits,
         )
 
     def load_mask(item: Item) -> Tensor | None:
-        if item.mask is None:
-            return None
-        return read_mask(item.mask, checkpoint.size, keep_aspect=not args.stretch)
+        return read_item_mask(item, checkpoint.size, keep_aspect=not args.stretch)
 
+    more: dict[str, Any] = {}
+    if args.dicom:
+        (secret,) = broadcast_object_list([secrets.token_hex(16)])
+        identity = Identity(secret, keep=args.keep_ids)
+        more["export"] = Export(checkpoint.name, identity, not args.stretch, limits)
     # A run folder is handed on: it says nothing about the machine it was made on.
     told = {k: v for k, v in vars(args).items() if k not in PLACES}
     main_process = accelerator.is_main_process
@@ -298,6 +355,7 @@ def _run(args: argparse.Namespace) -> int:
             on_progress=progress,
             record={"synthetic": args.images is None, "arguments": told},
             load_mask=load_mask,
+            **more,
         )
     if main_process:
         print(table(rows))

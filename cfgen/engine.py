@@ -22,13 +22,14 @@ from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
 from cfgen.classifier import Classifier
 from cfgen.criterion import Flip
-from cfgen.data import Item, UnreadableImage
+from cfgen.data import Item, Picture, UnreadableImage
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Direction
 from cfgen.explain import explain, likely_other
 from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
 from cfgen.problem import LEVELS, Problem
 from cfgen.result import Counterfactual, Status
-from cfgen.run_folder import COLUMNS, fresh_folder, write_case, write_rows
+from cfgen.run_folder import COLUMNS, fresh_folder, write_case, write_rows, write_window
+from cfgen.settings import Settings
 
 PACKAGES: Sequence[str] = (
     "torch diffusers accelerate lpips stlpips-pytorch kornia numpy scipy".split()
@@ -36,39 +37,7 @@ PACKAGES: Sequence[str] = (
 LPIPS_SIDE = 28
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a user chooses.
-
-    Attributes:
-        target: Class to explain towards; None for the most likely other class of each image.
-        direction: Name of a direction.
-        detail: Keep what the pair cannot reconstruct.
-        confidence: Probability that the target must reach; None for the flip itself.
-        batch_size: Images at once; fewer when memory runs out.
-        sweep: Images along lambda for the gallery's slider, 0 for none.
-        seed: Seed of whatever is random.
-    """
-
-    target: str | None = None
-    direction: str = "minimal_norm"
-    detail: bool = True
-    confidence: float | None = None
-    batch_size: int = 32
-    sweep: int = 11
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        if self.direction not in DIRECTIONS:
-            names = ", ".join(DIRECTIONS)
-            raise ValueError(f"expected a direction of {names}, got '{self.direction}'")
-        if self.confidence is not None and not 0 < self.confidence < 1:
-            raise ValueError(f"expected a confidence between 0 and 1, got {self.confidence}")
-        if self.batch_size < 1:
-            raise ValueError(f"expected a batch size of 1 or more, got {self.batch_size}")
-        if self.sweep < 0 or self.sweep == 1:
-            raise ValueError(f"expected a sweep of 0 or of 2 and more images, got {self.sweep}")
+Exporter = Callable[[Item, Counterfactual, dict[str, Any], Path], dict[str, Any]]
 
 
 @dataclass
@@ -128,20 +97,23 @@ class Engine:
     def run(
         self,
         items: Sequence[Item],
-        load: Callable[[Item], Tensor],
+        load: Callable[[Item], Picture],
         out: Path,
         on_progress: Callable[[int], None] = lambda done: None,
         record: dict[str, Any] | None = None,
+        export: Exporter = lambda item, cf, row, folder: {},
         load_mask: Callable[[Item], Tensor | None] = lambda item: None,
     ) -> list[dict[str, Any]]:
         """Explain every image and write OUT as ``design.md`` describes it, without the page.
 
         Args:
             items: What to explain.
-            load: Reads an item's image (C, H, W) in [0, 1]; raises UnreadableImage.
+            load: Reads an item's image, (C, H, W); raises UnreadableImage.
             out: Folder to write; a former run in it is replaced.
             on_progress: Called with the number of images that this process has finished.
             record: More entries for run.json.
+            export: Called with each item, its counterfactual, its row and its case folder, to
+                write more into that; returns more for the row.
             load_mask: Reads an item's lesion mask (H, W) of bool, None where it has none; raises
                 UnreadableImage.
 
@@ -160,7 +132,7 @@ class Engine:
         def work(batch_size: int) -> None:
             while len(rows) < len(mine):  # goes on where memory ran out
                 items = mine[len(rows) :][:batch_size]
-                rows.extend(self.batch(items, load, load_mask, out))
+                rows.extend(self.batch(items, load, load_mask, out, export))
                 on_progress(len(rows))
 
         retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
@@ -188,14 +160,15 @@ class Engine:
     def batch(
         self,
         items: Sequence[Item],
-        load: Callable[[Item], Tensor],
+        load: Callable[[Item], Picture],
         load_mask: Callable[[Item], Tensor | None],
         out: Path,
+        export: Exporter,
     ) -> list[dict[str, Any]]:
         """Explain some images and write their case folders; returns their rows."""
         start = time.perf_counter()
         rows: list[dict[str, Any]] = []
-        images, masks, readable = [], [], []
+        readable: list[tuple[Item, dict[str, Any], Picture, Tensor | None, str]] = []
         for item in items:
             row = dict.fromkeys(COLUMNS, "") | {
                 "case": item.stem,
@@ -206,24 +179,31 @@ class Engine:
             }
             rows.append(row)
             try:
-                images.append(load(item))
+                picture = load(item)
             except UnreadableImage as error:
                 row |= {"status": Status.UNREADABLE.name, "message": str(error)}
                 continue
-            readable.append(row)
+            mask, trouble = None, ""
             try:
-                masks.append((load_mask(item), ""))
+                mask = load_mask(item)
             except UnreadableImage as error:
-                masks.append((None, f"The mask could not be read: {error}."))
+                trouble = f"The mask could not be read: {error}."
+            readable.append((item, row, picture, mask, trouble))
         if not readable:
             return rows
-        cf = self.explain(torch.stack(images).to(self.accelerator.device))
-        told = zip(readable, cf, self.measure(cf), masks, strict=True)
-        for row, single, values, (mask, trouble) in told:
+        x = torch.stack([picture.x for _, _, picture, _, _ in readable])
+        cf = self.explain(x.to(self.accelerator.device))
+        told = zip(readable, cf, self.measure(cf), strict=True)
+        for (item, row, picture, mask, trouble), single, values in told:
             row |= values
-            row["message"] = f"{row['message']} {trouble}".strip()
-            write_case(single, out / "cases" / row["case"], self.settings.sweep, mask)
-        for row in readable:
+            folder = out / "cases" / row["case"]
+            write_case(single, folder, self.settings.sweep, mask)
+            if picture.window is not None:
+                write_window(picture.window, folder)
+            more = export(item, single, row, folder)
+            said = (row["message"], trouble, more.get("message", ""))
+            row |= more | {"message": " ".join(filter(None, said))}
+        for _, row, *_ in readable:
             row["seconds"] = (time.perf_counter() - start) / len(readable)
         return rows
 

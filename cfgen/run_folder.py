@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from cfgen.data.window import Window
 from cfgen.gallery.difference import difference_overlay
 from cfgen.gallery.words import MARK
 from cfgen.result import Counterfactual
@@ -20,7 +22,7 @@ from cfgen.result import Counterfactual
 COLUMNS: Sequence[str] = (
     "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
     "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
-    "seconds direction seed"
+    "seconds direction seed dicom_flips dicom_lam"
 ).split()
 
 
@@ -80,6 +82,11 @@ def write_case(
         "flip": float(cf.lam),
     }
     (folder / "sweep.json").write_text(json.dumps(path) + "\n")
+
+
+def write_window(window: Window, folder: Path) -> None:
+    """Write window.json: the values that 0 and 1 of a case's pictures stand for."""
+    (folder / "window.json").write_text(json.dumps(asdict(window)) + "\n")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -135,6 +135,11 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "split": None,
         "limit": None,
         "stretch": False,
+        "window": None,
+        "axis": "axial",
+        "slices": None,
+        "dicom": False,
+        "keep_ids": False,
         "target": None,
         "direction": "minimal_norm",
         "detail": "keep",
@@ -395,7 +400,8 @@ WRONG = [
     ),
     (
         "--images {empty}",
-        "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy) in '{empty}', got none",
+        "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy .dcm .dicom .ima .nii "
+        ".nii.gz) in '{empty}', got none",
     ),
     ("--images {empty}/no", "expected a folder of images at '{empty}/no', got no such folder"),
     (
@@ -403,8 +409,8 @@ WRONG = [
         "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
         "guided, got 'up'",
     ),
-    ("--labels {labels}", "expected --images with --labels or --split, got none"),
-    ("--split test", "expected --images with --labels or --split, got none"),
+    ("--labels {labels}", "expected --images with --labels, --split or --dicom, got none"),
+    ("--split test", "expected --images with --labels, --split or --dicom, got none"),
     ("--confidence 1.5", "expected a confidence between 0 and 1, got 1.5"),
     ("--limit 0", "expected a limit of at least 1, got 0"),
     ("--sweep 1", "expected a sweep of 0 or of 2 and more images, got 1"),

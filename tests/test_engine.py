@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from cfgen import Classifier, load_checkpoint, metrics
 from cfgen import engine as engine_module
-from cfgen.data import ImageFolder, Item, UnreadableImage, read_image
+from cfgen.data import ImageFolder, Item, Picture, UnreadableImage, read_image, read_picture
 from cfgen.engine import Engine, Settings
 from cfgen.plausibility import LPIPS
 from cfgen.run_folder import fresh_folder, to_image, write_case
@@ -43,7 +43,7 @@ def items(images):
 
 
 def load(item):
-    return read_image(item.path, channels=1, size=(32, 32))
+    return read_picture(item, channels=1, size=(32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,10 @@ def test_without_oracle_and_calibration_their_columns_are_empty(make, items, who
 
 
 def test_images_too_small_for_lpips_are_explained_without_it(make, items, tmp_path):
-    rows = make(Settings(sweep=0)).run(items[:2], lambda i: load(i)[:, 4:28, 4:28], tmp_path / "o")
+    def small(item):
+        return Picture(load(item).x[:, 4:28, 4:28])
+
+    rows = make(Settings(sweep=0)).run(items[:2], small, tmp_path / "o")
     assert [row["lpips"] for row in rows] == ["", ""]
     assert all(row["status"] == "FLIPPED" and row["ssim"] > 0 for row in rows)
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from scipy.stats import mannwhitneyu
 
 from cfgen import load_checkpoint
-from cfgen.data import ImageFolder, read_image
+from cfgen.data import ImageFolder, read_image, read_picture
 from cfgen.engine import Engine, Settings
 from cfgen.plausibility import LPIPS
 
@@ -51,7 +51,7 @@ def test_slices_flip_and_the_written_picture_shows_it(checkpoint, tmp_path):
     engine = Engine(checkpoint, Settings(sweep=0), Accelerator(cpu=True), LPIPS())
 
     def load(item):
-        return read_image(item.path, channels=1, size=(128, 128))
+        return read_picture(item, channels=1, size=(128, 128))
 
     rows = engine.run(items, load, tmp_path / "out")
     right = [row for row in rows if row["source"] == row["label"]]
