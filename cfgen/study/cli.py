@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from cfgen.arguments import OneLineParser
 
 EPILOG = """\
 The questions file is YAML; cfgen/study/example.yaml explains it and suits the demo run. Give each
@@ -14,15 +15,9 @@ answers-reader-N.csv that the readers download, then: cfgen study-report STUDY a
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, without the usage around it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def study_parser() -> argparse.ArgumentParser:
     """The options of ``cfgen study``."""
-    p = _Parser(
+    p = OneLineParser(
         prog="cfgen study",
         description="Write a blinded reader study of a run: one page a reader, and a key.",
         epilog=EPILOG,
@@ -43,7 +38,7 @@ def study_parser() -> argparse.ArgumentParser:
 
 def report_parser() -> argparse.ArgumentParser:
     """The options of ``cfgen study-report``."""
-    p = _Parser(
+    p = OneLineParser(
         prog="cfgen study-report",
         description="Read the answers of a study and write the report.",
     )

@@ -14,10 +14,9 @@ from PIL import Image
 from scipy.ndimage import laplace
 from sklearn.metrics import roc_auc_score
 
+from cfgen.gallery.words import MARK, SYNTHETIC_PATIENT
 from cfgen.study.questions import Questionnaire
 
-MARK = "synthetic counterfactual, not for diagnosis"
-PATIENT = "synthetic patient, not for diagnosis"
 NOTICE = "some images are synthetic; not for diagnosis"
 
 
@@ -98,7 +97,7 @@ class Material:
             folder / "x.png",
             "Image" if arm == "unaided" else f"Image. {says}",
             "The image to be read",
-            PATIENT if self.synthetic else "",
+            SYNTHETIC_PATIENT if self.synthetic else "",
         )
         if arm == "counterfactual":
             changed = (
