@@ -234,12 +234,18 @@ def test_the_slider_moves_image_difference_and_numbers(visit):
     page.locator("#lambda").fill("0.1")  # the nearest step
     assert middle(page, "#pane-cf") == [100] * 3
     assert middle(page, "#pane-d") == [100] * 3
-    expect(page.locator("#now")).to_have_text("λ 0: “healthy” 1.23 %")
-    expect(page.locator("#lambda")).to_have_attribute("aria-valuetext", "λ 0: “healthy” 1.23 %")
+    expect(page.locator("#now")).to_have_text("λ 0: “healthy” 1.2 %")
+    expect(page.locator("#lambda")).to_have_attribute("aria-valuetext", "λ 0: “healthy” 1.2 %")
     page.keyboard.press("ArrowRight")
     assert middle(page, "#pane-cf") == [140] * 3
+    caption = page.locator("#pane-cf figcaption")
+    expect(caption).to_have_text("Not yet the counterfactual λ 1; “healthy” 30 %")
+    expect(page.locator("#pane-x figcaption")).to_have_text(
+        "Original model says “tumour”; “healthy” 1.2 %"
+    )
     page.click("#to-flip")
     assert middle(page, "#pane-cf") == [160] * 3
+    expect(caption).to_have_text("Counterfactual λ 1.5; “healthy” > 99.9 %")
     assert "answer changes at λ 1.5" in page.locator("#flip-label").inner_text()
 
 
@@ -334,7 +340,7 @@ def test_ways_to_compare(visit):
     y = box["y"] + box["height"] / 3
     page.mouse.move(box["x"] + box["width"] / 2, y)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.9, y)
+    page.mouse.move(box["x"] + box["width"] * 0.75, y)
     page.mouse.up()
     settle(page)
     assert 75 < float(page.input_value("#mix")) < 100
@@ -434,10 +440,26 @@ def test_the_difference_is_the_one_that_was_written(visit, run):
     from cfgen.gallery import difference_overlay
 
     page = visit("#case-1")
+    page.keyboard.press("1")
     x, x_cf = (read_image(run / f"cases/b/{name}.png", channels=1) for name in ("x", "x_cf"))
     painted, _ = difference_overlay(x, x_cf)
     expected = painted[:, SIDE // 2, SIDE // 2].tolist()
     assert middle(page, "#pane-d") == pytest.approx(expected, abs=1)
+
+
+def test_an_image_without_a_window_opens_fitted_and_one_with_a_doubt_says_so(visit):
+    page = visit("#case-1")
+    assert middle(page, "#pane-x") == [255] * 3  # 60 ... 100 of the original
+    assert (page.input_value("#level"), page.input_value("#width")) == ("80", "40")
+    page.keyboard.press("1")
+    assert middle(page, "#pane-x") == [100] * 3
+    page.keyboard.press(" ")
+    assert middle(page, "#pane-x") == [255] * 3
+    expect(page.locator("#case-cautions")).to_have_text("Read with care: unusual image.")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#case-cautions")).to_have_text(
+        "Read with care: second model does not agree."
+    )
 
 
 def test_panels(visit):
@@ -455,8 +477,8 @@ def test_a_failure_shows_what_there_is_and_why(visit):
     page = visit("#case-3")
     expect(page.locator("#pane-cf")).to_be_hidden()
     expect(page.locator("#walk")).to_be_hidden()
-    assert "The search ended at its limit" in page.locator("#case-text").inner_text()
-    assert middle(page, "#pane-x") == [100] * 3
+    assert "No change that the program tried" in page.locator("#case-text").inner_text()
+    assert middle(page, "#pane-x") == [255] * 3  # fitted
     for key in ("ArrowRight", "m", "f", "p", "t"):
         page.keyboard.press(key)
     expect(page.locator("#pane-cf")).to_be_hidden()

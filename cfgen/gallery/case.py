@@ -20,11 +20,11 @@ from cfgen.gallery.difference import difference_limit
 from cfgen.gallery.words import (
     MARK,
     SYNTHETIC_PATIENT,
+    cautions,
     facts,
     number,
     percent,
     to_float,
-    unusual,
     words_of,
 )
 from cfgen.result import Status
@@ -59,7 +59,7 @@ class Case:
         name: How the page calls it.
         words: Its status.
         wanted: The answer asked for, in quotation marks.
-        unusual: Whether its plausibility is low.
+        cautions: What speaks against its counterfactual.
         message: What the row says beyond its status.
         folder: The case folder; None when there are no pictures.
     """
@@ -70,7 +70,6 @@ class Case:
         self.words = words_of(row["status"], asked.confidence)
         target = row["target"] or asked.target
         self.wanted = f"“{target}”" if target else "the answer asked for"
-        self.unusual = unusual(row)
         # The sentence of the status is for those who run the program; the page has its own.
         usual = {status.name: status.value for status in Status}.get(row["status"], "")
         self.message = row["message"].removeprefix(usual).strip()
@@ -78,11 +77,20 @@ class Case:
         self.folder = folder if row["case"] and (folder / "x.png").is_file() else None
         self.made = self.folder is not None and bool(self.words.made)
         self.made = self.made and (folder / "x_cf.png").is_file()
+        self.cautions = cautions(row) if self.made else []
 
     @property
     def link(self) -> str:
         """The case folder as a relative URL."""
         return quote(f"cases/{self.row['case']}")
+
+    @property
+    def windowed(self) -> bool:
+        """Whether black and white stand for values that were chosen, as by a DICOM window.
+
+        Other images open in a window fitted to the original: many would be almost black.
+        """
+        return self.folder is not None and (self.folder / "window.json").is_file()
 
     def data(self) -> dict[str, Any]:
         """Everything of the case view, pictures as data URLs: a page on a disk may read no file."""
@@ -91,6 +99,7 @@ class Case:
             "name": self.name,
             "words": self.words._asdict(),
             "message": self.message,
+            "cautions": self.cautions,
             "wanted": self.wanted,
             "answer": self.row["source"],
             "before": percent(self.row["prob_before"]),
@@ -102,7 +111,8 @@ class Case:
         if self.folder is None:
             return told
         told |= {"x": _data_url(self.folder / "x.png"), "window": GREY_LEVELS}
-        if (self.folder / "window.json").is_file():
+        told["fitted"] = not self.windowed
+        if self.windowed:
             told["window"] = json.loads((self.folder / "window.json").read_text(encoding="utf-8"))
         if (self.folder / "mask.png").is_file():
             told["mask"] = _data_url(self.folder / "mask.png")
@@ -147,10 +157,11 @@ class Case:
         assert self.folder is not None
         marks = [("x", SYNTHETIC_PATIENT if self.asked.synthetic else "")]
         marks += [("x_cf", MARK)] if self.made else []
+        table = list(range(256)) if self.windowed else fitted(_read(self.folder / "x.png"))
         pair = Image.new("RGB", (TILE * len(marks) + 4 * (len(marks) - 1), TILE))
         for i, (name, mark) in enumerate(marks):
             with Image.open(self.folder / f"{name}.png") as image:
-                tile = image.convert("RGB")
+                tile = image.convert("RGB").point(table * 3)
             tile = tile.resize([max(1, round(s * TILE / max(tile.size))) for s in tile.size])
             left, top = ((TILE - s) // 2 for s in tile.size)
             pair.paste(tile, (i * (TILE + 4) + left, top))
@@ -159,6 +170,21 @@ class Case:
         stream = io.BytesIO()
         pair.save(stream, "WEBP", quality=80)
         return stream.getvalue()
+
+
+def fitted(x: Tensor) -> list[int]:
+    """What each of the 256 levels becomes when 98 % of the pixels fill black to white.
+
+    The window in which the page opens such an image; see ``middle`` in pixels.js.
+
+    Args:
+        x: Image (C, H, W) in [0, 1].
+    """
+    mean = 255 * x.mean(0)
+    low, high = np.quantile(mean, (0.01, 0.99), method="nearest")
+    if high - low <= 8:  # almost one colour: what little there is would be cut off
+        low, high = float(mean.min()), max(float(mean.max()), float(mean.min()) + 1)
+    return [round(255 * min(max((k - low) / (high - low), 0), 1)) for k in range(256)]
 
 
 def _burn(picture: Image.Image, mark: str, left: int) -> None:

@@ -17,7 +17,7 @@ class Words(NamedTuple):
 
     Attributes:
         title: Two or three words.
-        text: What happened, and what follows from it.
+        text: What happened, and what follows from it; "{sure}" is filled by :func:`words_of`.
         tone: "good", "note" or "bad".
         made: What the second picture of the case is; empty when none was made.
     """
@@ -31,13 +31,13 @@ class Words(NamedTuple):
 STATUS_WORDS = {
     "FLIPPED": Words(
         "Answer changed",
-        "With this change the model gives the answer that was asked for.",
+        "With this change the model gives the answer that was asked for{sure}.",
         "good",
         "Counterfactual",
     ),
     "ALREADY": Words(
         "No change needed",
-        "The model gives the answer that was asked for on the original image already.",
+        "On the original image the model already gives the answer that was asked for{sure}.",
         "note",
     ),
     "RECONSTRUCTION_FLIPS": Words(
@@ -48,14 +48,15 @@ STATUS_WORDS = {
         "Redrawn image",
     ),
     "NO_DIRECTION": Words(
-        "No way to go",
+        "Model does not react",
         "The model's answer does not depend on anything this method can change in the image.",
         "bad",
     ),
     "NOT_FOUND": Words(
-        "Not found",
-        "The search ended at its limit and no change along this path gave the answer that was "
-        "asked for. A larger change, or another path, might.",
+        "No counterfactual found",
+        "No change that the program tried, up to its limit, made the model give the answer that "
+        "was asked for{sure}. So there is no second image to compare. The model held its answer "
+        "against these changes; that does not make it right, and others may still turn it.",
         "bad",
     ),
     "UNREADABLE": Words("Not readable", "The file could not be read.", "bad"),
@@ -70,13 +71,11 @@ def words_of(status: str, confidence: float | None = None) -> Words:
         confidence: The probability that was asked for. With it an image may be FLIPPED whose answer
             was the one asked for from the start, only less certain.
     """
+    words = STATUS_WORDS.get(status) or Words(status or "No status", "", "bad")
     if status == "FLIPPED" and confidence:
-        text = (
-            "With this change the model gives the answer that was asked for, "
-            f"with a probability of {percent(confidence)} or more."
-        )
-        return Words("Goal reached", text, "good", "Counterfactual")
-    return STATUS_WORDS.get(status) or Words(status or "No status", "", "bad")
+        words = words._replace(title=f"{percent(confidence)} reached")
+    sure = f", with a probability of at least {percent(confidence)}" if confidence else ""
+    return words._replace(text=words.text.replace("{sure}", sure))
 
 
 def to_float(value: object) -> float:
@@ -99,13 +98,13 @@ def number(value: object) -> str:
 
 
 def percent(value: object) -> str:
-    """A probability in percent that never claims certainty, or a dash."""
+    """A probability in percent, one decimal, that never claims certainty, or a dash."""
     p = to_float(value)
     if not 0 <= p <= 1:
         return DASH
     if p > 0.999:
         return "> 99.9 %"
-    return "< 0.1 %" if p < 0.001 else f"{p * 100:.3g} %"
+    return "< 0.1 %" if p < 0.001 else f"{round(p * 100, 1):g} %"
 
 
 def change(before: object, after: object) -> str:
@@ -124,6 +123,16 @@ def unusual(row: Mapping[str, str]) -> bool:
     return to_float(row["plausibility"]) < UNUSUAL
 
 
+def cautions(row: Mapping[str, str]) -> list[str]:
+    """What speaks against a counterfactual, for the eye to meet before the numbers."""
+    found = []
+    if agrees(row["oracle_agrees"]) is False:
+        found.append("second model does not agree")
+    if unusual(row):
+        found.append("unusual image")
+    return found
+
+
 def facts(
     row: Mapping[str, str], wanted: str, confidence: float | None
 ) -> list[tuple[str, str, str]]:
@@ -137,10 +146,10 @@ def facts(
     lower, lam = number(row["lam_lower"]), number(row["lam"])
     before = f"below {percent(confidence)}" if confidence else "no change of answer"
     told = [
-        ("Label of the image", f"“{row['label']}”" if row["label"] else "", ""),
+        ("Label given with the image", f"“{row['label']}”" if row["label"] else "", ""),
         ("Model's answer", f"“{row['source']}”" if row["source"] else "", "on the original"),
         (f"Model, {wanted}", change(row["prob_before"], row["prob_after"]), ""),
-        ("Step λ", lam, "" if lower in (DASH, lam) else f"{before} up to {lower}"),
+        ("Size of change λ", lam, "" if lower in (DASH, lam) else f"{before} up to {lower}"),
     ]
     if words_of(row["status"]).made:
         opinion = agrees(row["oracle_agrees"])

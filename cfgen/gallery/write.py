@@ -78,8 +78,8 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         tile=TILE,
         settings={
             "Model": checkpoint.get("name") if isinstance(checkpoint, dict) else checkpoint,
-            "Direction": about.get("direction"),
-            "Seed": about.get("seed"),
+            "Search method": about.get("direction"),
+            "Random seed": about.get("seed"),
         },
         statuses=[words_of(status, asked.confidence) for status in STATUS_WORDS],
         opinions=(sum(opinions), len(opinions)),

@@ -6,7 +6,7 @@ const panes = { x: $("#pane-x"), cf: $("#pane-cf"), d: $("#pane-d") };
 let open = null; // { index, data, x, frames, mask, border, maps }
 const fresh = () => ({
   frame: 0,
-  window: { level: 127.5, width: 255 },
+  window: open?.data.fitted ? presetOf(1) : { level: 127.5, width: 255 },
   invert: false,
   toggled: false,
 });
@@ -41,7 +41,8 @@ async function openCase(index) {
 function tellNothing(instead) {
   $("#reader").hidden = true;
   $("#case-name").textContent = instead;
-  for (const part of ["#case-chip", "#case-text", "#case-message"]) $(part).textContent = "";
+  for (const part of ["#case-chip", "#case-cautions", "#case-text", "#case-message"])
+    $(part).textContent = "";
 }
 
 const frame = () => open.frames[state.frame];
@@ -66,6 +67,7 @@ function tell() {
   $("#case-name").textContent = data.name;
   $("#case-chip").textContent = data.words.title;
   $("#case-chip").className = `chip ${data.words.tone}`;
+  $("#case-cautions").textContent = warning();
   $("#case-text").textContent = data.words.text;
   $("#case-message").textContent = data.message;
   $("#case-facts").replaceChildren(...data.facts.map(listed));
@@ -78,6 +80,9 @@ function tell() {
   tellPanels();
   prepareCurve();
 }
+
+const warning = () =>
+  open.data.cautions.length ? `Read with care: ${open.data.cautions.join(", ")}.` : "";
 
 // A fact of the table below the pictures.
 function listed([name, content, note]) {
@@ -156,8 +161,12 @@ function presets() {
   ];
 }
 
-function usePreset(i) {
+function presetOf(i) {
   const { level, width } = presets()[i];
-  state.window = { level, width };
+  return { level, width };
+}
+
+function usePreset(i) {
+  state.window = presetOf(i);
   render();
 }

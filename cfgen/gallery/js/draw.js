@@ -49,8 +49,17 @@ function draw() {
 // What is painted and said of the open case; what is saved takes it from here too.
 const shownBorder = () => ($("#outline").checked ? open.border : null);
 const markOf = (made) => open.data.marks[made ? 1 : 0];
-const saidBefore = () => `model: ${open.data.wanted} ${open.data.before}`;
-const saidNow = () => `λ ${said().step}, model: ${open.data.wanted} ${said().probability}`;
+const saidBefore = () => {
+  const { answer, wanted, before } = open.data;
+  return `${answer ? `model says “${answer}”; ` : ""}${wanted} ${before}`;
+};
+const saidNow = () => `λ ${said().step}; ${open.data.wanted} ${said().probability}`;
+// Only the picture at the flip is the counterfactual that the run asked for.
+const titleNow = () => {
+  const { flip, past } = said();
+  if (flip) return open.data.words.made;
+  return past ? "Past the counterfactual" : "Not yet the counterfactual";
+};
 function difference(table) {
   const opacity = $("#opacity").valueAsNumber / 100;
   return paintDifference(open.x, frame(), table, open.limit, opacity, $("#under").checked);
@@ -61,7 +70,7 @@ function drawCompared(x, y, border) {
   const { mode, mix, flickered } = compare;
   const onlyOriginal = state.toggled || (mode === "flicker" && flickered);
   const mixed = { fade: "Crossfade", curtain: "Original | counterfactual" }[mode];
-  const title = onlyOriginal ? "Original" : (mixed ?? open.data.words.made);
+  const title = onlyOriginal ? "Original" : (mixed ?? titleNow());
   const layers = state.toggled ? [{ image: x }] : compared(x, y);
   const split = mode === "curtain" && !state.toggled ? mix : undefined;
   const more = { border, mark: markOf(!onlyOriginal), split };

@@ -59,7 +59,7 @@ function strip(words) {
     const scale = ["Difference", `blue −${limit}, orange +${limit}`, ""];
     const result = [{ image: paint(frame(), table) }];
     tiles.push(
-      { layers: result, words: [data.words.made, saidNow()], mark, border },
+      { layers: result, words: [titleNow(), saidNow()], mark, border },
       { layers: [{ image: difference(table) }], words: scale, mark, border, scaleBar: true },
     );
   }
@@ -74,7 +74,8 @@ function fileName(suffix) {
 $("#save-png").addEventListener("click", () => {
   const { name, words } = open.data;
   const never = "What a model reacts to; not a finding, not for diagnosis.";
-  strip([`${name}: ${words.title}`, never]).toBlob((blob) => save(fileName("png"), blob));
+  const status = open.frames.length && !said().flip ? "" : `: ${words.title}`;
+  strip([name + status, never]).toBlob((blob) => save(fileName("png"), blob));
 });
 
 $("#save-gif").addEventListener("click", () => {
@@ -107,7 +108,7 @@ function sheet() {
   const page = document.createElement("article");
   page.append(
     element("h2", `${data.name}: ${data.words.title}`),
-    element("p", `${data.words.text} ${data.message}`),
+    element("p", `${warning()} ${data.words.text} ${data.message}`),
     strip([]),
   );
   if (data.frames.length > 1) {

@@ -134,9 +134,10 @@ function borderOf(mask) {
   return path;
 }
 
-// Levels that 98 % of the pixels lie between.
+// Levels that 98 % of the pixels lie between, or all where these are almost one; see case.py.
 function middle(image) {
   const sorted = Float32Array.from(image.mean).sort();
   const at = (q) => sorted[Math.round(q * (sorted.length - 1))];
-  return { from: at(0.01), to: Math.max(at(0.99), at(0.01) + 1) };
+  if (at(0.99) - at(0.01) > 8) return { from: at(0.01), to: at(0.99) };
+  return { from: at(0), to: Math.max(at(1), at(0) + 1) };
 }
