@@ -296,6 +296,7 @@ def test_a_confidence_is_what_had_to_be_reached(tmp_path):
     rows = [row(0, Status.FLIPPED, source="healthy", prob_before=0.6)]
     page = Page(write_gallery(write_run(tmp_path / "run", rows, confidence=0.9)))
     assert "90 % reached: 1" in page.text and "Answer changed" not in page.text
+    assert "“healthy”, now more certain" in page.cards[0]
     told = page.case(0)
     assert told["words"]["text"] == (
         "With this change the model gives the answer that was asked for, "

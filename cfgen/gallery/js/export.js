@@ -75,7 +75,7 @@ $("#save-png").addEventListener("click", () => {
   const { name, words } = open.data;
   const never = "What a model reacts to; not a finding, not for diagnosis.";
   const status = open.frames.length && !said().flip ? "" : `: ${words.title}`;
-  strip([name + status, never]).toBlob((blob) => save(fileName("png"), blob));
+  strip([name + status, warning(), never].filter(Boolean)).toBlob((blob) => save(fileName("png"), blob));
 });
 
 $("#save-gif").addEventListener("click", () => {
