@@ -1,0 +1,287 @@
+"""The smallest step against other libraries: same latents, same E, G, f, same images, same margin.
+
+    pip install -e ".[bench]" && pip install --no-deps adv-lib
+    python benchmarks/peers.py --images ../shared/data/lgg-flair-128
+
+Peers attack z -> margin of f(G(z) + r), one slice at a time, as cfgen does here. What they return
+gives a chord from z, and cfgen measures every chord by the same search on the 8-bit image, so that
+all lambda compare. Without --images only the world of a plane, where the truth is known. Writes
+benchmarks/results/peers.json and prints its tables in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from lgg import table
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cfgen import Direction, Flip, Gradient, MinimalNorm, Problem, explain, load_checkpoint
+from cfgen.explain import likely_other
+from cfgen.generators import Linear
+from cfgen.problem import unit
+from cfgen.training.common import load_split
+
+SEED = 0
+INSTALL = {"adv-lib": "--no-deps adv-lib", "foolbox": "foolbox"}
+OURS: dict[str, Direction] = {"gradient": Gradient(), "minimal_norm": MinimalNorm()}
+SPAN = 4
+"""Side of the box that peers see as [0, 1], in tangent-plane steps |m| / |grad m| of the slice.
+
+Their defaults are made for images, where the nearest flip is some 0.1 to 1 away; here it is about
+0.25. The slice stands in the middle; a step has many coordinates, so the walls are far."""
+
+
+class Attacked(nn.Module):
+    """What a peer attacks: u (1, *L) in [0, 1] to the logits (0, margin) (1, 2) at z + r(u)."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        margin, gradient = problem.grad(problem.z)
+        self.problem = problem
+        self.span = SPAN * float(-margin / gradient.norm())
+        self.start = torch.full_like(problem.z, 0.5, dtype=torch.float32)
+        self.eval()
+
+    def shift(self, u: Tensor) -> Tensor:
+        """The shift in latent space (1, *L) of a point u of the box."""
+        return (u - self.start).to(self.problem.z) * self.span
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Logits (1, 2); class 1 where the criterion is met."""
+        problem = self.problem
+        margin = problem.criterion(problem.classifier(problem.decode(problem.z + self.shift(u))))
+        return torch.stack([torch.zeros_like(margin), margin], 1).float()
+
+
+Attack = Callable[[Any], Any]
+"""An :class:`Attacked` to the point (1, *L) of the box that a peer found."""
+
+
+def adv_lib(name: str, **options: Any) -> Attack:
+    """An attack of adversarial-library; of visdom, its plots of progress, only the name is used."""
+    try:
+        import_module("visdom")
+    except ImportError:
+        sys.modules["visdom"] = ModuleType("visdom")
+    attack = getattr(import_module("adv_lib.attacks"), name)
+    return lambda model: attack(model, model.start, torch.tensor([0]), **options)
+
+
+def foolbox(name: str, **options: Any) -> Attack:
+    """An attack of foolbox."""
+    library: Any = import_module("foolbox")
+    attack = getattr(library.attacks, name)(**options)
+
+    def run(model: Attacked) -> Tensor:
+        bounded = library.PyTorchModel(model, bounds=(0, 1), device=model.start.device)
+        return attack(bounded, model.start, torch.tensor([0]), epsilons=None)[0]
+
+    return run
+
+
+# Settings as in the papers or their defaults; levels=None, for a latent is not on the 8-bit grid.
+# Not foolbox's FMN: up to 3.3.4 its projection divides a norm by itself and never shortens a step.
+PEERS: dict[str, tuple[str, Callable[[], Attack]]] = {
+    "sdf": ("adv-lib", lambda: adv_lib("sdf")),
+    "fmn, 100": ("adv-lib", lambda: adv_lib("fmn", norm=2, steps=100)),
+    "ddn, 100": ("adv-lib", lambda: adv_lib("ddn", steps=100, levels=None)),
+    "C&W, 9 x 100": (
+        "foolbox",
+        lambda: foolbox("L2CarliniWagnerAttack", binary_search_steps=9, steps=100),
+    ),
+    "DDN, 100": ("foolbox", lambda: foolbox("DDNAttack", steps=100)),
+}
+
+
+class Counter:
+    """Passes through f by hooks: every classification, and every gradient that comes back."""
+
+    def __init__(self, f: nn.Module) -> None:
+        self.forward = self.backward = 0
+        f.register_forward_hook(self._seen)
+
+    def _seen(self, f: nn.Module, args: tuple, logits: Tensor) -> None:
+        self.forward += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+
+    def _back(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+
+@dataclass
+class Chord(Direction):
+    """A direction (B, *L) that is known already."""
+
+    alpha: Tensor
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """Return the direction."""
+        return self.alpha
+
+
+def measure(problem: Problem, counter: Counter, method: Direction | Attack) -> dict[str, float]:
+    """One method on one slice: lambda (nan: no flip), norm it claims, its own passes and seconds.
+
+    For cfgen passes and seconds are those of a whole counterfactual, bracket and verdict included;
+    for a peer those of the attack alone.
+    """
+    model = None if isinstance(method, Direction) else Attacked(problem)
+    forward, backward, start = counter.forward, counter.backward, time.perf_counter()
+    result: Any = explain(problem, method) if isinstance(method, Direction) else method(model)
+    cost = {
+        "forward": counter.forward - forward,
+        "backward": counter.backward - backward,
+        "seconds": round(time.perf_counter() - start, 4),
+    }
+    if model is None:
+        return {"lam": float(result.lam), "claimed": float("nan"), **cost}
+    shift = model.shift(result.detach())
+    with torch.no_grad():
+        met = bool(model(result)[0, 1] > 0)
+    # What is no flip by the peer's own word is no direction.
+    alpha = unit(shift) if met else torch.zeros_like(shift)
+    claimed = float(shift.norm()) if met else float("nan")
+    return {"lam": float(explain(problem, Chord(alpha)).lam), "claimed": claimed, **cost}
+
+
+def percentile(values: np.ndarray, q: float) -> float | str:
+    """The q-th percentile of the finite values (n,), or nothing where there are none."""
+    finite = values[np.isfinite(values)]
+    return round(float(np.percentile(finite, q)), 4) if len(finite) else ""
+
+
+def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) -> dict[str, Any]:
+    """Every method on every problem of one slice: the rows of a table, and each figure in them."""
+    counter = Counter(f)
+    methods: dict[str, tuple[str, Direction | Attack]] = {
+        name: ("cfgen", direction) for name, direction in OURS.items()
+    }
+    missing = {}
+    for name, (package, make) in PEERS.items():
+        try:
+            methods[name] = (package, make())
+        except ImportError:
+            missing[name] = package
+    explain(problems[0].rows(slice(None)), Gradient())  # warm-up
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    # Slice by slice, so that what else the machine does hits all methods alike.
+    for problem in tqdm(problems):
+        for name, (_, method) in methods.items():
+            torch.manual_seed(SEED)
+            runs[name].append(measure(problem.rows(slice(None)), counter, method))
+    figures = {
+        name: {key: np.array([run[key] for run in of]) for key in of[0]}
+        for name, of in runs.items()
+    }
+    best = np.nanmin([c["lam"] for c in figures.values()], axis=0)
+    truth = best if optimum is None else np.array(optimum)
+    clock = figures["gradient"]["seconds"]
+    rows: list[dict[str, Any]] = [
+        {
+            "method": name,
+            "package": methods[name][0],
+            "flipped": round(float(np.isfinite(c["lam"]).mean()), 4),
+            "lam / best": percentile(c["lam"] / truth, 50),
+            "95th percentile": percentile(c["lam"] / truth, 95),
+            "norm it claims / best": percentile(c["claimed"] / truth, 50),
+            "forward": percentile(c["forward"], 50),
+            "backward": percentile(c["backward"], 50),
+            "time / gradient's": percentile(c["seconds"] / clock, 50),
+        }
+        for name, c in figures.items()
+    ]
+    blank = dict.fromkeys(rows[0], "")
+    rows += [
+        blank | {"method": name, "package": package, "flipped": f"pip install {INSTALL[package]}"}
+        for name, package in missing.items()
+    ]
+    # JSON knows no nan.
+    each = {
+        name: {k: [v if np.isfinite(v) else None for v in c[k].tolist()] for k in c}
+        for name, c in figures.items()
+    }
+    return {"slices": len(problems), "rows": rows, "best": truth.tolist(), "each": each}
+
+
+def plane(count: int) -> tuple[list[Problem], nn.Module, list[float]]:
+    """A linear generator and a plane: problems, f, and the smallest steps in closed form."""
+    generator = torch.Generator().manual_seed(SEED)
+    shape = (1, 10, 10)
+
+    def randn(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    basis = torch.linalg.qr(randn(100, 8))[0].T.reshape(8, *shape)
+    linear = Linear(basis, torch.full(shape, 0.5, dtype=torch.float64))
+    w = randn(100)
+    x = 0.5 + 0.03 * randn(count, *shape)
+    head = nn.Linear(100, 2, dtype=torch.float64).requires_grad_(False)
+    head.weight.copy_(torch.stack([torch.zeros(100), w]))
+    head.bias.copy_(torch.tensor([0.0, -float((x.flatten(1) @ w).max() + 0.05 * w.norm())]))
+    f = nn.Sequential(nn.Flatten(), head)
+    # No grid: rounding would move the crossing from where the formula has it.
+    problems = [Problem(linear, f, Flip(torch.tensor([1])), i, levels=None) for i in x.split(1)]
+    steepest = (basis.flatten(1) @ w).norm()
+    optimum = [float(-p.criterion(p.logits(p.x)) / steepest) for p in problems]
+    return problems, f, optimum
+
+
+def main() -> None:
+    """Command line of this script."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--images", type=Path, help="folder with labels.csv")
+    p.add_argument("--split", default="test")
+    p.add_argument("--limit", type=int, default=12, help="slices, drawn with seed 0")
+    p.add_argument("--checkpoint", default="brain-flair")
+    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "peers.json")
+    args = p.parse_args()
+    packages = ("torch", "numpy", *INSTALL)
+    known = {d.metadata["Name"] for d in metadata.distributions()}
+    record: dict[str, Any] = {
+        "seed": SEED,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages if name in known},
+        "threads": torch.get_num_threads(),
+        "worlds": {},
+    }
+    worlds: dict[str, tuple[list[Problem], nn.Module, list[float] | None]] = {
+        "plane": plane(args.limit)
+    }
+    if args.images:
+        checkpoint = load_checkpoint(args.checkpoint)
+        f, pair = checkpoint.classifier, checkpoint.generator
+        images, labels, _ = load_split(args.images, args.split)
+        with torch.no_grad():
+            said = torch.cat([f(b.float() / 255).argmax(1) for b in images.split(32)])
+        right = (said == labels).nonzero()[:, 0]
+        order = torch.randperm(len(right), generator=torch.Generator().manual_seed(SEED))
+        rows = right[order[: args.limit]]
+        x = (images[rows].float() / 255).split(1)
+        with torch.no_grad():
+            problems = [Problem(pair, f, Flip(likely_other(f(i))), i) for i in x]
+        worlds["lgg"] = (problems, f, None)
+        record |= {"checkpoint": checkpoint.hashes, "split": args.split, "rows": rows.tolist()}
+    for name, (problems, f, optimum) in worlds.items():
+        record["worlds"][name] = world(problems, f, optimum)
+        print(f"{name}, {len(problems)} slices\n\n{table(record['worlds'][name]['rows'])}\n")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
