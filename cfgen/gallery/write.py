@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from cfgen.gallery.case import TILE, Asked, Case, data_url
 from cfgen.gallery.difference import BRIGHTER, DARKER
 from cfgen.gallery.words import DASH, MARK, STATUS_WORDS, agrees, change, number, percent, words_of
+from cfgen.templates import templates
 
 SCRIPTS = "pixels panes overview load case draw curve export gif keys".split()
 
@@ -48,13 +48,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
     flipped = [row for row in rows if row["status"] == "FLIPPED"]
     opinions = [o for row in flipped if (o := agrees(row["oracle_agrees"])) is not None]
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cfgen.gallery", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("cfgen.gallery")
     environment.filters |= {
         "number": number,
         "percent": percent,

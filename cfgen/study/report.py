@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from cfgen.study import plots
 from cfgen.study.analyse import ALL, AUC, PAGE, Agreement, Row, agreement, arms_of, summary
 from cfgen.study.answers import Answers, Reading
 from cfgen.study.imrmc import imrmc
 from cfgen.study.questions import Question
 from cfgen.study.write import write_table
+from cfgen.templates import templates
 
 WORDS = {
     "accuracy": "Accuracy",
@@ -72,13 +71,7 @@ def write_report(study: str | Path, files: Sequence[str | Path], out: str | Path
 
 
 def _page(answers: Answers, rows: list[Row], alike: list[Agreement]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cfgen.study", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("cfgen.study")
     environment.filters |= {"number": _number, "arm": plots.arm_words}
     asked = answers.questions.questions
     sections = [

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 import cfgen
@@ -19,6 +18,7 @@ from cfgen.study.design import Page, chosen, plan
 from cfgen.study.material import Figure, Material, png
 from cfgen.study.questions import Question, Questionnaire
 from cfgen.study.veil import pack, veil
+from cfgen.templates import templates
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,7 @@ def write_study(
         "questions": questions.as_dict(),
     }
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cfgen.study", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("cfgen.study")
     template = environment.get_template("page.html.jinja")
     (out / "key").mkdir(parents=True)
     files = []
