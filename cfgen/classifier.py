@@ -213,6 +213,27 @@ def from_timm(
     return classifier
 
 
+def from_evidence(
+    name: str,
+    weights: str | Path,
+    classes: Sequence[str],
+    *,
+    arguments: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Classifier:
+    """Build an EvidenceNet on a network of timm; arguments are those of the EvidenceNet."""
+    from safetensors.torch import load_file
+
+    from cfgen.evidence import EvidenceNet
+
+    arguments = arguments or {}
+    model = EvidenceNet(name, **arguments)
+    model.load_state_dict(load_file(str(_existing(Path(weights), ".safetensors"))))
+    classifier = Classifier(model, classes, **settings)
+    classifier.config |= {"architecture": f"evidence:{name}", "arguments": arguments}
+    return classifier
+
+
 def from_torchscript(file: str | Path, classes: Sequence[str], **settings: Any) -> Classifier:
     """Load a TorchScript file (.pt or .pth); settings are those of the Classifier."""
     file = _existing(Path(file), ".pt", ".pth")
@@ -254,7 +275,8 @@ def load_classifier(folder: str | Path) -> Classifier:
     """Read a folder with config.json and the weights, as ``save_classifier`` writes it.
 
     Raises:
-        ValueError: an architecture other than ``timm:NAME``, ``torchscript:FILE``, ``export:FILE``.
+        ValueError: an architecture other than ``timm:NAME``, ``evidence:NAME``,
+            ``torchscript:FILE``, ``export:FILE``.
         FileNotFoundError: a file is missing.
     """
     folder = Path(folder)
@@ -266,13 +288,14 @@ def load_classifier(folder: str | Path) -> Classifier:
         )
     architecture, classes = settings.pop("architecture"), settings.pop("classes")
     kind, _, name = architecture.partition(":")
-    if kind == "timm":
-        return from_timm(name, folder / _WEIGHTS, classes, **settings)
+    if kind in ("timm", "evidence"):
+        build = from_timm if kind == "timm" else from_evidence
+        return build(name, folder / _WEIGHTS, classes, **settings)
     loaders = {"torchscript": from_torchscript, "export": from_export}
     if kind not in loaders:
         raise ValueError(
-            "expected an architecture of timm:NAME, torchscript:FILE or export:FILE, "
-            f"got {architecture!r}"
+            "expected an architecture of timm:NAME, evidence:NAME, torchscript:FILE or "
+            f"export:FILE, got {architecture!r}"
         )
     return loaders[kind](folder / name, classes, **settings)
 

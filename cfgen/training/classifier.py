@@ -1,21 +1,23 @@
 """Train a classifier healthy / tumour: the target f (robust) or the oracle (another architecture).
 
-The target is trained on L2 adversarial examples of random radius, so that its gradient, which the
-counterfactual follows, points at what changes the image and not at an invisible pattern. The oracle
-is trained without. While training, both also say where the lesion is, by a linear layer on their
+The target pools local evidence and is trained on L2 adversarial examples of random radius, so that
+its gradient, which the counterfactual follows, points at what changes the image and not at an
+invisible pattern; it also sees slices whose latent was moved at random. The oracle is a plain
+network that sees neither. Both are trained on real slices and on made ones (``lesions``), so that
+no place stands for a class, and say where the lesion is, the oracle by a linear layer on its
 intermediate features that is thrown away afterwards: sixty patients teach more with their masks
-than with one bit a slice. Both are calibrated on val by one temperature.
+than with one bit a slice. Models are selected and calibrated, by slope and shift, on real val.
 
 Reference: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018,
 arXiv:1706.06083; Augustin et al., Adversarial Robustness on In- and Out-Distribution Improves
-Explainability, 2020, arXiv:2003.09461; Guo et al., On Calibration of Modern Neural Networks, 2017,
-arXiv:1706.04599.
+Explainability, 2020, arXiv:2003.09461.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import timm
 import torch
@@ -24,6 +26,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfgen.evidence import EvidenceNet
+from cfgen.generators import Autoencoder, Generator
 from cfgen.training.common import (
     Log,
     augment,
@@ -34,40 +38,57 @@ from cfgen.training.common import (
     relight,
     seed_all,
 )
+from cfgen.training.lesions import Slices, made
 
 CLASSES = ["healthy", "tumour"]
 ARCHITECTURES = {
-    "target": ("resnet10t", {"channels": [24, 48, 96, 160], "stem_width": 16, "drop_rate": 0.2}),
-    "oracle": ("densenet121", {"growth_rate": 16, "block_config": [4, 6, 8, 6], "drop_rate": 0.2}),
+    "target": (
+        "evidence:resnet10t",
+        {"in_chans": 1, "channels": [24, 48, 96, 96], "stem_width": 16},
+    ),
+    "oracle": (
+        "timm:densenet121",
+        {
+            "in_chans": 1,
+            "num_classes": 2,
+            "growth_rate": 16,
+            "block_config": [4, 6, 8, 6],
+            "drop_rate": 0.2,
+        },
+    ),
 }
-LOOKED_AT = {
-    "target": ("layer2", "layer3"),
-    "oracle": ("features.denseblock2", "features.denseblock3"),
-}
+LOOKED_AT = ("features.denseblock2", "features.denseblock3")
 MEAN, STD = 0.12, 0.15
+JITTER = 0.5  # standard deviation of the noise in z
+HALF = 0.5  # of a batch are made slices
 
 
 def build(name: str) -> nn.Module:
-    """An untrained timm model for grey images and two classes."""
+    """An untrained model for grey images and two classes."""
     architecture, arguments = ARCHITECTURES[name]
-    return timm.create_model(architecture, pretrained=False, in_chans=1, num_classes=2, **arguments)
+    kind, _, network = architecture.partition(":")
+    if kind == "evidence":
+        return EvidenceNet(network, **arguments)
+    return timm.create_model(network, pretrained=False, **arguments)
 
 
 class Localiser(nn.Module):
-    """A share of lesion for each cell of the intermediate features, while training only.
+    """A share of lesion for each cell of the evidence, or of intermediate features.
 
     Args:
-        model: A timm model.
-        names: Its modules whose outputs are looked at.
+        model: An EvidenceNet, or a timm model, whose features get a linear layer for the training.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.maps: list[Tensor] = []
-        for name in names:
+        own = isinstance(model, EvidenceNet)
+        for name in ("join",) if own else LOOKED_AT:
             model.get_submodule(name).register_forward_hook(lambda *a: self.maps.append(a[-1]))
         logits_of(model, torch.zeros(2, 1, 64, 64))
-        self.heads = nn.ModuleList(nn.Conv2d(m.shape[1], 1, 1) for m in self.maps)
+        self.heads = nn.ModuleList(
+            nn.Identity() if own else nn.Conv2d(m.shape[1], 1, 1) for m in self.maps
+        )
         self.maps.clear()
 
     def loss(self, masks: Tensor) -> Tensor:
@@ -82,7 +103,8 @@ class Localiser(nn.Module):
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B, 2) of images (B, 1, H, W) in [0, 1]."""
-    return model((x - MEAN) / STD)
+    logits = model((x - MEAN) / STD)
+    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
 def attack(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
@@ -116,52 +138,99 @@ def attack(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) ->
 
 
 @torch.no_grad()
+def jittered(pair: Generator, slices: Slices, number: int) -> Slices:
+    """Random slices as a search in latent space shows them: moved by random noise in z.
+
+    Half of them keep the detail that the pair cannot reconstruct.
+    """
+    index = torch.randperm(len(slices.images))[:number]
+    images = []
+    for batch in slices.images[index].split(32):
+        x = batch.float() / 255
+        z = pair.encode(x)
+        keep = (torch.rand(len(x), 1, 1, 1) < 0.5).to(x)
+        moved = pair.decode(z + JITTER * torch.randn_like(z)) + keep * (x - pair.decode(z))
+        images.append((moved.clamp(0, 1) * 255).round().byte())
+    return Slices(torch.cat(images), slices.masks[index], slices.labels[index])
+
+
+@torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Logits (N, 2) of uint8 images (N, 1, H, W)."""
     return torch.cat([logits_of(model, b.float() / 255) for b in images.split(64)])
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that minimises the negative log-likelihood."""
-    t = torch.zeros((), requires_grad=True)
+def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Slope a > 0 and shift b of the log-odds d of (N, 2) logits, so that a d + b is calibrated.
+
+    They minimise the negative log-likelihood. A temperature alone would leave the shift that
+    training on made slices, half of them with a lesion, brings.
+
+    Reference: Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    """
+    d = logits[:, 1] - logits[:, 0]
+    t = torch.zeros(2, requires_grad=True)
     optimiser = torch.optim.LBFGS([t], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(logits / t.exp(), labels)
+        loss = F.binary_cross_entropy_with_logits(t[0].exp() * d + t[1], labels.to(d))
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return float(t.detach().exp())
+    return float(t[0].detach().exp()), float(t[1].detach())
+
+
+def shifted(model: nn.Module, amount: float) -> nn.Module:
+    """A copy of the model with ``amount`` added to its log-odds of a tumour."""
+    model = copy.deepcopy(model)
+    if isinstance(model, EvidenceNet):
+        model.bias.data += amount
+    else:
+        bias = model.get_parameter("classifier.bias")
+        bias.data += torch.tensor([0.0, amount])
+    return model
 
 
 def main() -> None:
     """Command line of this script."""
     p = parser(__doc__, steps=2200, batch_size=24, lr=1.5e-3)
     p.add_argument("--model", choices=sorted(ARCHITECTURES), default="target")
-    p.add_argument("--radius", type=float, default=0.6, help="largest L2 radius of PGD, 0: none")
+    p.add_argument("--autoencoder", type=Path, help="folder of the pair whose latents are moved")
+    p.add_argument("--jittered", type=int, default=2000, help="slices with a moved latent")
+    p.add_argument("--radius", type=float, default=1.2, help="largest L2 radius of PGD, 0: none")
     p.add_argument("--attack-steps", type=int, default=1)
     p.add_argument("--noise", type=float, default=0.03, help="largest std of Gaussian noise")
     p.add_argument("--localise", type=float, default=3.0, help="weight of the lesion's place")
     args = p.parse_args()
     seed_all(args.seed)
-    train, labels, _ = load_split(args.data, "train")
-    masks = load_masks(args.data, "train")
+    images, labels, _ = load_split(args.data, "train")
+    real = Slices(images, load_masks(args.data, "train"), labels)
+    more = made(real, args.seed)
+    if args.autoencoder:
+        pair = Autoencoder.load(args.autoencoder, channels=1, value_range=(0.0, 1.0)).freeze()
+        moved = jittered(pair, Slices(*map(torch.cat, zip(real, more, strict=True))), args.jittered)
+        more = Slices(*map(torch.cat, zip(more, moved, strict=True)))
     val, val_labels, _ = load_split(args.data, "val")
-    model = build(args.model).train()
+    model = build(args.model).train().to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval()
-    localiser = Localiser(model, LOOKED_AT[args.model])
+    localiser = Localiser(model)
     weights = [*model.parameters(), *localiser.parameters()]
     optimiser = torch.optim.AdamW(weights, args.lr, weight_decay=0.05)
     log, best = Log(args.out), -1.0
     for step in range(args.steps):
         for group in optimiser.param_groups:
             group["lr"] = args.lr * cosine(step, args.steps)
-        index = torch.randint(len(train), (args.batch_size,))
-        y = labels[index]
-        pair = torch.cat([train[index], masks[index]], dim=1).float() / 255
-        x, mask = augment(pair, degrees=20, scale=0.2).split(1, dim=1)
+        parts = []
+        for of, size in ((real, 1 - HALF), (more, HALF)):
+            index = torch.randint(len(of.images), (round(size * args.batch_size),))
+            parts.append(Slices(*(t[index] for t in of)))
+        image, mask, y = map(torch.cat, zip(*parts, strict=True))
+        # Adversaries are made of one half of the batch, which is to hold both kinds.
+        order = torch.randperm(len(y))
+        both, y = torch.cat([image, mask], dim=1)[order].float() / 255, y[order]
+        x, mask = augment(both, degrees=20, scale=0.2).split(1, dim=1)
         x = relight(x, gain=0.4, gamma=0.3)  # patients and scanners differ most in brightness
         x = x + torch.rand(len(x), 1, 1, 1) * args.noise * torch.randn_like(x)
         if args.radius > 0:
@@ -189,20 +258,21 @@ def main() -> None:
             log(step=step + 1, loss=float(loss.detach()), val_auc=auc, val_nll=nll)
             if auc > best:  # model selection on val only
                 best = auc
+                slope, shift = fit_platt(out, val_labels)
                 architecture, arguments = ARCHITECTURES[args.model]
                 config = {
-                    "architecture": f"timm:{architecture}",
-                    "arguments": {"in_chans": 1, "num_classes": 2, **arguments},
+                    "architecture": architecture,
+                    "arguments": arguments,
                     "classes": CLASSES,
                     "mean": MEAN,
                     "std": STD,
                     "channels": 1,
                     "size": None,
-                    "temperature": fit_temperature(out, val_labels),
-                    "head": "softmax",
+                    "temperature": 1 / slope,
+                    "head": "sigmoid" if architecture.startswith("evidence:") else "softmax",
                 }
                 (args.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-                save_model(ema, str(args.out / "model.safetensors"))
+                save_model(shifted(ema, shift / slope), str(args.out / "model.safetensors"))
 
 
 if __name__ == "__main__":

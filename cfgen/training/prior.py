@@ -1,5 +1,8 @@
 """Train the class-conditional latent flow on the latents of the train split.
 
+Half of the latents are of slices made by ``lesions``, healthy ones at places where the data only
+has tumours and the other way round: what tells the classes apart is to be the lesion alone.
+
 Reference: Esser et al., Scaling Rectified Flow Transformers (logit-normal times), 2024,
 arXiv:2403.03206.
 """
@@ -17,7 +20,16 @@ from torch.nn import functional as F
 from cfgen.priors import LatentFlow
 from cfgen.training.autoencoder import STEM
 from cfgen.training.classifier import CLASSES
-from cfgen.training.common import Log, augment, cosine, load_split, parser, seed_all
+from cfgen.training.common import (
+    Log,
+    augment,
+    cosine,
+    load_masks,
+    load_split,
+    parser,
+    seed_all,
+)
+from cfgen.training.lesions import Slices, made
 
 
 def build(channels: int, size: int) -> UNet2DModel:
@@ -62,18 +74,24 @@ def main() -> None:
     p.add_argument("--resume", action="store_true", help="go on from the weights in the folder")
     args = p.parse_args()
     seed_all(args.seed)
-    train, labels, _ = load_split(args.data, "train")
+    images, labels, _ = load_split(args.data, "train")
+    real = Slices(images, load_masks(args.data, "train"), labels)
+    both = [torch.cat(pair) for pair in zip(real, made(real, args.seed), strict=True)]
+    train, labels = both[0], both[2]
     val, val_labels, _ = load_split(args.data, "val")
     autoencoder = AutoencoderKL.from_pretrained(args.autoencoder).eval().requires_grad_(False)
     z = torch.cat([encode(autoencoder, train, moved=True) for _ in range(args.copies)])
     labels = labels.repeat(args.copies)
+    before = LatentFlow.load(args.out) if args.resume else None
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    if before is not None:
+        mean, std = before.mean.flatten(), before.std.flatten()
     u = (z - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
     u_val = encode(autoencoder, val, moved=False)
     u_val = (u_val - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
     unet = build(z.shape[1], z.shape[2])
-    if args.resume:
-        unet.load_state_dict(LatentFlow.load(args.out).unet.state_dict())
+    if before is not None:
+        unet.load_state_dict(before.unet.state_dict())
     unet.train()
     ema = copy.deepcopy(unet).eval()
     scheduler = FlowMatchEulerDiscreteScheduler()
