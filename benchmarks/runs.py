@@ -1,0 +1,72 @@
+"""What the benchmarks of speed share: the slices, the directions, and how they are run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from contract import SEED
+from torch import Tensor
+
+from cfgen import Counterfactual, Direction, Flip, Gradient, Guided, MinimalNorm, Problem, explain
+from cfgen.checkpoints import Checkpoint
+from cfgen.explain import likely_other
+from cfgen.training.common import load_split
+
+
+def directions(checkpoint: Checkpoint) -> dict[str, Direction]:
+    """The directions that are timed, by name."""
+    guided = {} if checkpoint.prior is None else {"guided": Guided(checkpoint.prior)}
+    return {"gradient": Gradient(), "minimal_norm": MinimalNorm(), **guided}
+
+
+def slices(args: argparse.Namespace, checkpoint: Checkpoint) -> Tensor:
+    """Images (N, 1, H, W) that f classifies rightly, drawn with the seed."""
+    f, batch = checkpoint.classifier, args.batch
+    with torch.no_grad():
+        if args.images is None:
+            if checkpoint.prior is None:
+                raise ValueError("expected --images for a checkpoint without a prior, got none")
+            labels = torch.arange(args.limit) % len(checkpoint.prior.classes)
+            z = checkpoint.prior.sample(labels, SEED)
+            return torch.cat([checkpoint.generator.decode(p) for p in z.split(batch)]).clamp(0, 1)
+        images, labels, _ = load_split(args.images, args.split)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+        found = []
+        for rows in order.split(batch):
+            x = images[rows].float() / 255
+            found.append(x[f(x).argmax(1) == labels[rows]])
+            if sum(map(len, found)) >= args.limit:
+                break
+    return torch.cat(found)[: args.limit]
+
+
+def run(
+    checkpoint: Checkpoint, direction: Direction, x: Tensor, batch: int, **options: Any
+) -> list[Counterfactual]:
+    """Counterfactuals of images x (N, C, H, W) towards the other class, batch by batch."""
+    f, results = checkpoint.classifier, []
+    for part in x.split(batch):
+        with torch.no_grad():
+            target = likely_other(f(part))
+        problem = Problem(checkpoint.generator, f, Flip(target), part, **options)
+        results.append(explain(problem, direction))
+    return results
+
+
+def column(results: list[Counterfactual], name: str) -> Tensor:
+    """A tensor (N, ...) of all counterfactuals."""
+    return torch.cat([getattr(r, name) for r in results])
+
+
+def statuses(results: list[Counterfactual]) -> list[str]:
+    """The status of every slice."""
+    return [s.name for r in results for s in r.status]
+
+
+def steps(results: list[Counterfactual]) -> np.ndarray:
+    """Lambda of each slice, nan where none was found or none was needed."""
+    lam = column(results, "lam")
+    return torch.where(column(results, "flipped") & (lam > 0), lam, torch.nan).numpy()
