@@ -38,8 +38,8 @@ def about(*packages: str, device: str = "cpu") -> dict[str, Any]:
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float | int]:
     """Median, smallest and largest of some measurements, and how many they are."""
-    median, low, high = (round(float(f(values)), digits) for f in (np.median, np.min, np.max))
-    return {"median": median, "low": low, "high": high, "repeats": len(values)}
+    median, least, most = (round(float(f(values)), digits) for f in (np.median, np.min, np.max))
+    return {"median": median, "least": least, "most": most, "repeats": len(values)}
 
 
 def clock(f: Callable[[], T], repeats: int) -> tuple[list[float], T]:
