@@ -69,7 +69,7 @@ def tables(record: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
             # What is said of the whole file stands once, above.
             yield (
                 ", ".join(where),
-                "\n\n".join(filter(None, [path and beside(record), table(value)])),
+                "\n\n".join(filter(None, [beside(record) if path else "", table(value)])),
             )
 
 
