@@ -5,6 +5,7 @@ from cfgen.classifier import Classifier
 from cfgen.criterion import Criterion, Flip, Hold
 from cfgen.directions import (
     DIRECTIONS,
+    Confined,
     Direction,
     Gradient,
     Guided,
@@ -13,6 +14,7 @@ from cfgen.directions import (
     Smoothed,
     Translation,
 )
+from cfgen.diverse import diverse
 from cfgen.explain import explain
 from cfgen.problem import Problem
 from cfgen.result import Counterfactual, Status
@@ -24,6 +26,7 @@ __all__ = [
     "DIRECTIONS",
     "Checkpoint",
     "Classifier",
+    "Confined",
     "Counterfactual",
     "Criterion",
     "Direction",
@@ -39,6 +42,7 @@ __all__ = [
     "Smoothed",
     "Status",
     "Translation",
+    "diverse",
     "explain",
     "load_checkpoint",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import kornia
+import torch
 from torch import Tensor
 
 
@@ -28,3 +32,22 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     Similarity, 2004, doi:10.1109/TIP.2003.819861.
     """
     return kornia.metrics.ssim(x, y, window_size=11).flatten(1).mean(1)
+
+
+def spread(changes: Sequence[Tensor]) -> Tensor:
+    """Mean angle between k >= 2 changes (B, ...) of the same images, in degrees.
+
+    Of directions alpha, the angle in latent space; of X' - x, that of the difference maps.
+
+    Returns:
+        (B,) from 0, all the same, over 90, nothing in common, to 180; higher is more diverse. nan
+        where a change is zero.
+    """
+    if len(changes) < 2:
+        raise ValueError(f"expected two changes or more, got {len(changes)}")
+    unit = [c.flatten(1) / c.flatten(1).norm(dim=1, keepdim=True) for c in changes]
+    # acos of an inner product would lose the small angles to rounding.
+    angles = [
+        2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)) for a, b in combinations(unit, 2)
+    ]
+    return torch.stack(angles).mean(0).rad2deg()

@@ -92,3 +92,16 @@ def test_a_batch_is_its_images_one_by_one_and_the_order_of_the_two_does_not_coun
     assert metric(x, y).shape == (3,)
     torch.testing.assert_close(metric(x, y), single)
     torch.testing.assert_close(metric(x, y), metric(y, x))
+
+
+def test_spread_is_the_mean_angle_between_changes():
+    e = torch.eye(3, dtype=torch.float64)
+    a, b, c = e[0].expand(2, 3), torch.stack([e[1], -e[0]]), torch.stack([e[0] + e[1], e[0]])
+    spread = metrics.spread([a, 5 * b, c])
+    expected = [(90 + 45 + 45) / 3, (180 + 0 + 180) / 3]
+    torch.testing.assert_close(spread, torch.tensor(expected, dtype=torch.float64))
+    tiny = metrics.spread([a, a + 1e-9 * e[1]])
+    torch.testing.assert_close(tiny, torch.full((2,), math.degrees(1e-9)).double())
+    assert metrics.spread([a, 0 * a]).isnan().all()
+    with pytest.raises(ValueError, match="^expected two changes or more, got 1$"):
+        metrics.spread([a])

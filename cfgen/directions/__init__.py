@@ -1,6 +1,7 @@
 """Directions: where the unit step alpha comes from."""
 
 from cfgen.directions.base import Direction
+from cfgen.directions.confined import Confined
 from cfgen.directions.gradient import Gradient
 from cfgen.directions.guided import Guided
 from cfgen.directions.minimal_norm import MinimalNorm
@@ -21,6 +22,7 @@ PRIOR_GUIDED = ("translation", "guided")
 __all__ = [
     "DIRECTIONS",
     "PRIOR_GUIDED",
+    "Confined",
     "Direction",
     "Gradient",
     "Guided",
