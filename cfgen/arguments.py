@@ -121,6 +121,32 @@ def parser() -> argparse.ArgumentParser:
         "minimal_norm",
     )
     how.add_argument(
+        "--diverse",
+        metavar="K",
+        type=int,
+        default=1,
+        help="counterfactuals of each image, at right angles to each other in latent space; one "
+        "row and one case each, column alternative (default: %(default)s)",
+    )
+    how.add_argument(
+        "--region",
+        choices=("lesion", "outside"),
+        help="change the lesion of the mask in labels.csv only, or the rest only; an image without "
+        "a mask is not changed, and its row says so (default: everywhere)",
+    )
+    how.add_argument(
+        "--region-margin",
+        metavar="N",
+        type=int,
+        default=0,
+        help="make the lesion larger by N pixels of the model's image (default: %(default)s)",
+    )
+    how.add_argument(
+        "--hold",
+        metavar="NAME[,NAME]",
+        help="findings of a multi-label classifier whose probability must not move by 0.1 or more",
+    )
+    how.add_argument(
         "--detail",
         choices=("keep", "drop"),
         default="keep",

@@ -125,9 +125,15 @@ def _run(args: argparse.Namespace) -> int:
             batch_size=auto if args.batch_size == "auto" else int(args.batch_size),
             sweep=args.sweep,
             seed=args.seed,
+            diverse=args.diverse,
+            region=args.region,
+            region_margin=args.region_margin,
+            hold=tuple(args.hold.split(",")) if args.hold else (),
         )
-        if args.images is None and (args.labels or args.split or args.dicom):
-            raise ValueError("expected --images with --labels, --split or --dicom, got none")
+        if args.images is None and (args.labels or args.split or args.dicom or args.region):
+            raise ValueError(
+                "expected --images with --labels, --split, --dicom or --region, got none"
+            )
         limits = parse_window(args.window) if args.window else None
         if args.limit is not None and args.limit < 1:
             raise ValueError(f"expected a limit of at least 1, got {args.limit}")
@@ -145,6 +151,8 @@ def _run(args: argparse.Namespace) -> int:
             )
             if args.dicom and all(item.kind == "picture" for item in items):
                 raise ValueError("expected DICOM or NIfTI files with --dicom, got none")
+            if args.region and not any(item.mask for item in items):
+                raise ValueError("expected masks in labels.csv with --region, got none")
         elif checkpoint.prior is not None:
             n = 8 if args.limit is None else args.limit
             items, drawn = synthetic_patients(checkpoint.prior, checkpoint.generator, n, args.seed)

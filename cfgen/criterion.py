@@ -27,6 +27,10 @@ class Criterion(ABC):
     def rows(self, index: Tensor) -> Criterion:
         """The criterion of the samples ``index`` (n,) of the batch."""
 
+    def classes(self, logits: Tensor) -> Tensor:
+        """The logits of the classes that the target is one of, (B, C) of all (B, K)."""
+        return logits
+
     def __and__(self, other: Criterion) -> Criterion:
         """Both at once: the minimum of the margins."""
         return Both(self, other)
@@ -147,6 +151,10 @@ class Both(Criterion):
         """The class that the first criterion asks for."""
         return self.first.target
 
+    def classes(self, logits: Tensor) -> Tensor:
+        """Those of the first criterion."""
+        return self.first.classes(logits)
+
     def __call__(self, logits: Tensor) -> Tensor:
         """Map logits (B, K) to margins (B,)."""
         return torch.minimum(self.first(logits), self.second(logits))
@@ -154,3 +162,28 @@ class Both(Criterion):
     def rows(self, index: Tensor) -> Both:
         """The criterion of the samples ``index`` (n,) of the batch."""
         return Both(self.first.rows(index), self.second.rows(index))
+
+
+@dataclass(frozen=True)
+class Among(Criterion):
+    """A criterion of the first ``size`` outputs, where others follow that only a Hold reads."""
+
+    criterion: Criterion
+    size: int
+
+    @property
+    def target(self) -> Tensor:  # type: ignore[override]
+        """The class that the criterion asks for."""
+        return self.criterion.target
+
+    def classes(self, logits: Tensor) -> Tensor:
+        """The first ``size`` logits."""
+        return logits[:, : self.size]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map logits (B, K) to margins (B,)."""
+        return self.criterion(self.classes(logits))
+
+    def rows(self, index: Tensor) -> Among:
+        """The criterion of the samples ``index`` (n,) of the batch."""
+        return Among(self.criterion.rows(index), self.size)

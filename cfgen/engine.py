@@ -6,11 +6,11 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -20,16 +20,20 @@ from torch import Tensor
 import cfgen
 from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
-from cfgen.classifier import Classifier
-from cfgen.criterion import Flip
 from cfgen.data import Item, Picture, UnreadableImage
-from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Direction
-from cfgen.explain import explain, likely_other
+from cfgen.diverse import diverse
 from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
-from cfgen.problem import LEVELS, Problem
 from cfgen.result import Counterfactual, Status
-from cfgen.run_folder import COLUMNS, fresh_folder, write_case, write_rows, write_window
+from cfgen.run_folder import (
+    COLUMNS,
+    alternative_case,
+    fresh_folder,
+    write_case,
+    write_rows,
+    write_window,
+)
 from cfgen.settings import Settings
+from cfgen.task import Task
 
 PACKAGES: Sequence[str] = (
     "torch diffusers accelerate lpips stlpips-pytorch kornia numpy scipy".split()
@@ -38,6 +42,16 @@ LPIPS_SIDE = 28
 
 
 Exporter = Callable[[Item, Counterfactual, dict[str, Any], Path], dict[str, Any]]
+
+
+class Loaded(NamedTuple):
+    """An image that could be read, and its rows: one for each of its counterfactuals."""
+
+    item: Item
+    rows: list[dict[str, Any]]
+    picture: Picture
+    mask: Tensor | None
+    trouble: str
 
 
 @dataclass
@@ -57,35 +71,9 @@ class Engine:
     lpips: LPIPS
 
     def __post_init__(self) -> None:
-        """Find the classifier's two-class view and the target's index."""
-        f, target = self.checkpoint.classifier, self.settings.target
-        if f.head == "multilabel":
-            if target is None:
-                names = ", ".join(f.classes)
-                raise ValueError(f"expected a target, '{{name}}' or 'no {{name}}', of {names}")
-            f = f.finding(target.removeprefix("no "))
-        self.classifier: Classifier = f
-        self.target = None if target is None else f.index(target)
-        self.direction = self.make_direction()
-
-    def make_direction(self) -> Direction:
-        """The chosen direction, with the checkpoint's prior where it needs one.
-
-        Raises:
-            ValueError: There is no prior, or it knows other classes.
-        """
-        name, prior = self.settings.direction, self.checkpoint.prior
-        make: Any = DIRECTIONS[name]
-        if name not in PRIOR_GUIDED:
-            return make()
-        if prior is None:
-            raise ValueError(
-                f"expected a checkpoint with a prior for '{name}', got '{self.checkpoint.name}'"
-            )
-        if prior.classes != self.classifier.classes:
-            known, asked = (", ".join(m.classes) for m in (prior, self.classifier))
-            raise ValueError(f"expected a prior of the classes {asked} for '{name}', got {known}")
-        return make(prior, self.settings.seed)
+        """Fit the settings to the models."""
+        self.task = Task(self.checkpoint, self.settings)
+        self.classifier = self.task.classifier
 
     @staticmethod
     def believable(checkpoint: Checkpoint) -> str:
@@ -118,7 +106,8 @@ class Engine:
                 UnreadableImage.
 
         Returns:
-            One row an image, in the order of the items; the same list in every process.
+            One row an image, in the order of the items; with ``diverse`` one more for each other
+            counterfactual of an image that flips. The same list in every process.
         """
         accelerator = self.accelerator
         if accelerator.is_main_process:
@@ -127,17 +116,18 @@ class Engine:
         start = time.perf_counter()
 
         mine = self.share(items)
-        rows: list[dict[str, Any]] = []
+        done: list[list[dict[str, Any]]] = []
+        taken = {item.stem.casefold() for item in items}
 
         def work(batch_size: int) -> None:
-            while len(rows) < len(mine):  # goes on where memory ran out
-                items = mine[len(rows) :][:batch_size]
-                rows.extend(self.batch(items, load, load_mask, out, export))
-                on_progress(len(rows))
+            while len(done) < len(mine):  # goes on where memory ran out
+                items = mine[len(done) :][:batch_size]
+                done.extend(self.batch(items, load, load_mask, out, export, taken))
+                on_progress(len(done))
 
         retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
         retry()
-        rows = gather_object(rows)
+        rows = [row for told in gather_object(done) for row in told]
         if accelerator.is_main_process:
             write_rows(out / "results.csv", rows)
             seconds = time.perf_counter() - start
@@ -164,20 +154,15 @@ class Engine:
         load_mask: Callable[[Item], Tensor | None],
         out: Path,
         export: Exporter,
-    ) -> list[dict[str, Any]]:
-        """Explain some images and write their case folders; returns their rows."""
+        taken: Collection[str] = (),
+    ) -> list[list[dict[str, Any]]]:
+        """Explain some images and write their case folders; returns the rows of each."""
         start = time.perf_counter()
-        rows: list[dict[str, Any]] = []
-        readable: list[tuple[Item, dict[str, Any], Picture, Tensor | None, str]] = []
+        told: list[list[dict[str, Any]]] = []
+        readable: list[Loaded] = []
         for item in items:
-            row = dict.fromkeys(COLUMNS, "") | {
-                "case": item.stem,
-                "file": item.file,
-                "label": item.label or "",
-                "direction": self.settings.direction,
-                "seed": self.settings.seed,
-            }
-            rows.append(row)
+            row = self.row(item)
+            told.append([row])
             try:
                 picture = load(item)
             except UnreadableImage as error:
@@ -188,41 +173,51 @@ class Engine:
                 mask = load_mask(item)
             except UnreadableImage as error:
                 trouble = f"The mask could not be read: {error}."
-            readable.append((item, row, picture, mask, trouble))
+            if self.settings.region is not None and (mask is None or not bool(mask.any())):
+                state = "empty" if mask is not None else "unreadable" if trouble else "missing"
+                trouble = f"{trouble} With --region nothing may change: the mask is {state}."
+            readable.append(Loaded(item, told[-1], picture, mask, trouble.strip()))
         if not readable:
-            return rows
-        x = torch.stack([picture.x for _, _, picture, _, _ in readable])
-        cf = self.explain(x.to(self.accelerator.device))
-        told = zip(readable, cf, self.measure(cf), strict=True)
-        for (item, row, picture, mask, trouble), single, values in told:
-            row |= values
-            folder = out / "cases" / row["case"]
-            write_case(single, folder, self.settings.sweep, mask)
-            if picture.window is not None:
-                write_window(picture.window, folder)
-            more = export(item, single, row, folder)
-            said = (row["message"], trouble, more.get("message", ""))
-            row |= more | {"message": " ".join(filter(None, said))}
-        for _, row, *_ in readable:
-            row["seconds"] = (time.perf_counter() - start) / len(readable)
-        return rows
+            return told
+        x = torch.stack([one.picture.x for one in readable]).to(self.accelerator.device)
+        found = self.explain(x, [one.mask for one in readable])
+        for number, cf in enumerate(found, 1):
+            for i, values in enumerate(self.measure(cf)):
+                item, rows, picture, mask, trouble = readable[i]
+                if number > 1:
+                    if not bool(found[0].flipped[i]):
+                        continue
+                    rows.append(self.row(item, number, taken))
+                row, single = rows[-1], cf[i]
+                row |= values
+                folder = out / "cases" / row["case"]
+                write_case(single, folder, self.settings.sweep, mask)
+                if picture.window is not None:
+                    write_window(picture.window, folder)
+                more = export(item, single, row, folder)
+                said = (row["message"], trouble, more.get("message", ""))
+                row |= more | {"message": " ".join(filter(None, said))}
+        written = [row for one in readable for row in one.rows]
+        for row in written:
+            row["seconds"] = (time.perf_counter() - start) / len(written)
+        return told
 
-    def explain(self, x: Tensor) -> Counterfactual:
-        """Counterfactuals of images (B, C, H, W) with the chosen settings."""
-        with torch.no_grad():
-            grid = (x * LEVELS).round() / LEVELS
-            target = likely_other(self.classifier(grid))
-        if self.target is not None:
-            target = torch.full_like(target, self.target)
-        problem = Problem(
-            self.checkpoint.generator,
-            self.classifier,
-            Flip(target, confidence=self.settings.confidence),
-            x,
-            detail=self.settings.detail,
-            autocast=lambda: self.accelerator.autocast(),
-        )
-        return explain(problem, self.direction)
+    def row(self, item: Item, number: int = 1, taken: Collection[str] = ()) -> dict[str, Any]:
+        """The row of an item's ``number``-th counterfactual, before anything is known."""
+        case = item.stem if number == 1 else alternative_case(item.stem, number, taken)
+        return dict.fromkeys(COLUMNS, "") | {
+            "case": case,
+            "file": item.file,
+            "label": item.label or "",
+            "direction": self.settings.direction,
+            "seed": self.settings.seed,
+            "alternative": number,
+        }
+
+    def explain(self, x: Tensor, masks: Sequence[Tensor | None]) -> list[Counterfactual]:
+        """Counterfactuals of images (B, C, H, W) with the chosen settings, ``diverse`` of each."""
+        problem = self.task.problem(x, masks, lambda: self.accelerator.autocast())
+        return diverse(problem, self.task.directions, self.settings.diverse)
 
     @torch.no_grad()
     def measure(self, cf: Counterfactual) -> list[dict[str, Any]]:

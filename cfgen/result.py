@@ -140,7 +140,8 @@ class Counterfactual:
         end = torch.where(self.lam.isfinite(), self.lam * past, self.lam_lower)
         steps = torch.linspace(0, 1, n, dtype=end.dtype, device=end.device)[:, None] * end
         images = [problem.image(self.alpha, lam) for lam in steps]
-        probabilities = [problem.logits(x).softmax(1) for x in images]
+        classes = problem.criterion.classes
+        probabilities = [classes(problem.logits(x)).softmax(1) for x in images]
         return steps, torch.stack(images), torch.stack(probabilities)
 
     def attach(self, problem: Problem) -> Counterfactual:

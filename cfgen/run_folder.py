@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,22 @@ from cfgen.result import Counterfactual
 COLUMNS: Sequence[str] = (
     "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
     "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
-    "seconds direction seed dicom_flips dicom_lam"
+    "seconds direction seed alternative dicom_flips dicom_lam"
 ).split()
+
+
+def alternative_case(stem: str, number: int, taken: Collection[str]) -> str:
+    """Name of the case folder of another counterfactual of an image.
+
+    Args:
+        stem: Name of the first one's.
+        number: Which one it is, from 2.
+        taken: Names of all images' case folders, in the form of ``casefold``.
+    """
+    name = f"{stem}-{number}"
+    while name.casefold() in taken:  # scan-2.png beside scan.png
+        name += "_"
+    return name
 
 
 def to_image(x: Tensor) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cfgen.constraints import REGIONS
 from cfgen.directions import DIRECTIONS
 
 
@@ -19,6 +20,10 @@ class Settings:
         batch_size: Images at once; fewer when memory runs out.
         sweep: Images along lambda for the gallery's slider, 0 for none.
         seed: Seed of whatever is random.
+        diverse: Counterfactuals of each image, in directions at right angles to each other.
+        region: Where images may change by their masks, "lesion" or "outside"; None for everywhere.
+        region_margin: Pixels by which the masks are made larger.
+        hold: Findings of a multi-label classifier that must not move.
     """
 
     target: str | None = None
@@ -28,6 +33,10 @@ class Settings:
     batch_size: int = 32
     sweep: int = 11
     seed: int = 0
+    diverse: int = 1
+    region: str | None = None
+    region_margin: int = 0
+    hold: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -40,3 +49,16 @@ class Settings:
             raise ValueError(f"expected a batch size of 1 or more, got {self.batch_size}")
         if self.sweep < 0 or self.sweep == 1:
             raise ValueError(f"expected a sweep of 0 or of 2 and more images, got {self.sweep}")
+        if self.diverse < 1:
+            raise ValueError(f"expected 1 diverse counterfactual or more, got {self.diverse}")
+        if self.diverse > 1 and self.direction == "gradient":
+            raise ValueError(
+                "expected a direction other than 'gradient' for diverse counterfactuals (nothing "
+                f"at right angles to it has a slope), got {self.diverse} of 'gradient'"
+            )
+        if self.region not in (None, *REGIONS):
+            raise ValueError(f"expected a region of {', '.join(REGIONS)}, got '{self.region}'")
+        if self.region_margin < 0:
+            raise ValueError(f"expected a region margin of 0 or more, got {self.region_margin}")
+        if self.region_margin and self.region is None:
+            raise ValueError("expected a region for the region margin, got none")

@@ -30,6 +30,7 @@ CONTRACT = (
     "file label source target status lam lam_lower latent_l2 prob_before prob_after lpips l1 ssim "
     "plausibility evals seconds direction seed"
 ).split()
+NEEDS_IMAGES = "expected --images with --labels, --split, --dicom or --region, got none"
 checkpoint_folder = tiny.checkpoint_folder
 images = tiny.images
 
@@ -130,6 +131,10 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "batch_size": 4,
         "sweep": 3,
         "seed": 0,
+        "diverse": 1,
+        "region": None,
+        "region_margin": 0,
+        "hold": [],
     }
     assert said["arguments"] == {
         "split": None,
@@ -142,6 +147,10 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "keep_ids": False,
         "target": None,
         "direction": "minimal_norm",
+        "diverse": 1,
+        "region": None,
+        "region_margin": 0,
+        "hold": None,
         "detail": "keep",
         "confidence": None,
         "lpips": "st-alex",
@@ -409,8 +418,8 @@ WRONG = [
         "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
         "guided, got 'up'",
     ),
-    ("--labels {labels}", "expected --images with --labels, --split or --dicom, got none"),
-    ("--split test", "expected --images with --labels, --split or --dicom, got none"),
+    ("--labels {labels}", NEEDS_IMAGES),
+    ("--split test", NEEDS_IMAGES),
     ("--confidence 1.5", "expected a confidence between 0 and 1, got 1.5"),
     ("--limit 0", "expected a limit of at least 1, got 0"),
     ("--sweep 1", "expected a sweep of 0 or of 2 and more images, got 1"),

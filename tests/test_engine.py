@@ -82,6 +82,18 @@ def assert_alike(rows, expected):
         ({"batch_size": 0}, "expected a batch size of 1 or more, got 0"),
         ({"sweep": 1}, "expected a sweep of 0 or of 2 and more images, got 1"),
         ({"sweep": -1}, "expected a sweep of 0 or of 2 and more images, got -1"),
+        ({"diverse": 0}, "expected 1 diverse counterfactual or more, got 0"),
+        (
+            {"diverse": 3, "direction": "gradient"},
+            "expected a direction other than 'gradient' for diverse counterfactuals (nothing at "
+            "right angles to it has a slope), got 3 of 'gradient'",
+        ),
+        ({"region": "left"}, "expected a region of lesion, outside, got 'left'"),
+        (
+            {"region": "lesion", "region_margin": -1},
+            "expected a region margin of 0 or more, got -1",
+        ),
+        ({"region_margin": 2}, "expected a region for the region margin, got none"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -183,9 +195,9 @@ def test_a_run_goes_on_with_a_smaller_batch_where_memory_ran_out(
     engine, sizes, done = make(Settings(sweep=3, batch_size=3)), [], []
     explain = engine.explain
 
-    def counted(x):
+    def counted(x, masks):
         sizes.append(len(x))
-        return explain(x)
+        return explain(x, masks)
 
     def full(cf, folder, *more):
         write_case(cf, folder, *more)

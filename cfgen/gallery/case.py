@@ -54,9 +54,11 @@ class Case:
         run: The run folder.
         row: The row of results.csv; a missing column is "".
         asked: What was asked in the run.
+        alternatives: How many rows the image has.
 
     Attributes:
         name: How the page calls it.
+        place: Which of several counterfactuals of the image it is, "2 of 3"; "" for the only one.
         words: Its status.
         wanted: The answer asked for, in quotation marks.
         cautions: What speaks against its counterfactual.
@@ -64,8 +66,11 @@ class Case:
         folder: The case folder; None when there are no pictures.
     """
 
-    def __init__(self, run: Path, row: defaultdict[str, str], asked: Asked) -> None:
+    def __init__(
+        self, run: Path, row: defaultdict[str, str], asked: Asked, alternatives: int = 1
+    ) -> None:
         self.row, self.asked = row, asked
+        self.place = f"{row['alternative']} of {alternatives}" if alternatives > 1 else ""
         self.name = row["file"] or row["case"] or "Image"
         self.words = words_of(row["status"], asked.confidence)
         target = row["target"] or asked.target
@@ -97,6 +102,7 @@ class Case:
         goal = self.asked.confidence and f"{percent(self.asked.confidence)} reached"
         told = {
             "name": self.name,
+            "place": self.place,
             "words": self.words._asdict(),
             "message": self.message,
             "cautions": self.cautions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DASH = "–"
 MARK = "synthetic counterfactual, not for diagnosis"
@@ -116,6 +116,19 @@ def change(before: object, after: object) -> str:
 def agrees(text: str) -> bool | None:
     """A yes or no of results.csv, None where there is neither."""
     return {"1": True, "true": True, "0": False, "false": False}.get(text.strip().lower())
+
+
+def limits(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was not allowed to change, by its settings: name and value."""
+    told = {}
+    if region := about.get("region"):
+        margin = about.get("region_margin")
+        wider = f" and {margin} pixels around it" if margin else ""
+        lesion = f"the outlined lesion{wider}"
+        told["May change"] = lesion if region == "lesion" else f"what is outside {lesion}"
+    if held := about.get("hold"):
+        told["Must not move"] = ", ".join(held)
+    return told
 
 
 def unusual(row: Mapping[str, str]) -> bool:

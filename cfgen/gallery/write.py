@@ -12,7 +12,17 @@ from markupsafe import Markup
 
 from cfgen.gallery.case import TILE, Asked, Case, data_url
 from cfgen.gallery.difference import BRIGHTER, DARKER
-from cfgen.gallery.words import DASH, MARK, STATUS_WORDS, agrees, change, number, percent, words_of
+from cfgen.gallery.words import (
+    DASH,
+    MARK,
+    STATUS_WORDS,
+    agrees,
+    change,
+    limits,
+    number,
+    percent,
+    words_of,
+)
 from cfgen.templates import templates
 
 SCRIPTS = "pixels panes overview load case draw curve export gif keys".split()
@@ -44,7 +54,8 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
     checkpoint = about.get("checkpoint")
     synthetic = bool(about.get("synthetic"))
     asked = Asked(_one_target(rows, about), about.get("confidence"), synthetic)
-    cases = [Case(run, row, asked) for row in rows]
+    several = Counter(row["file"] for row in rows if row["alternative"])
+    cases = [Case(run, row, asked, several[row["file"]]) for row in rows]
     flipped = [row for row in rows if row["status"] == "FLIPPED"]
     opinions = [o for row in flipped if (o := agrees(row["oracle_agrees"])) is not None]
 
@@ -58,6 +69,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
     out = run / "index.html"
     stream = environment.get_template("page.html.jinja").stream(
         cases=cases,
+        images=sum(row["alternative"] in ("", "1") for row in rows),
         thumbnail=lambda case: _thumbnail(case, single_file),
         script=lambda case: _script(case, single_file),
         single_file=single_file,
@@ -74,7 +86,8 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
             "Model": checkpoint.get("name") if isinstance(checkpoint, dict) else checkpoint,
             "Search method": about.get("direction"),
             "Random seed": about.get("seed"),
-        },
+        }
+        | limits(about),
         statuses=[words_of(status, asked.confidence) for status in STATUS_WORDS],
         opinions=(sum(opinions), len(opinions)),
         ends=[DARKER, BRIGHTER],

@@ -41,7 +41,7 @@ async function openCase(index) {
 function tellNothing(instead) {
   $("#reader").hidden = true;
   $("#case-name").textContent = instead;
-  for (const part of ["#case-chip", "#case-cautions", "#case-text", "#case-message"])
+  for (const part of ["#case-place", "#case-chip", "#case-cautions", "#case-text", "#case-message"])
     $(part).textContent = "";
 }
 
@@ -65,6 +65,7 @@ function tell() {
   const place = shown.indexOf(open.index);
   $("#place").textContent = place < 0 ? "" : `${place + 1} of ${shown.length}`;
   $("#case-name").textContent = data.name;
+  $("#case-place").textContent = data.place && `counterfactual ${data.place}`;
   $("#case-chip").textContent = data.words.title;
   $("#case-chip").className = `chip ${data.words.tone}`;
   $("#case-cautions").textContent = warning();

@@ -68,7 +68,8 @@ function strip(words) {
 
 function fileName(suffix) {
   const stem = open.data.name.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}.-]+/gu, "_");
-  return `${stem}-counterfactual.${suffix}`;
+  const number = open.data.place && `-${open.data.place.split(" ")[0]}`;
+  return `${stem}-counterfactual${number}.${suffix}`;
 }
 
 $("#save-png").addEventListener("click", () => {

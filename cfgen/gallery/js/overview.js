@@ -41,6 +41,9 @@ function order(a, b) {
   return (descending.checked ? -by : by) || a - b;
 }
 
+// An image can have several rows, one for each counterfactual.
+const images = (list) => new Set(list.map((i) => rows[i].file || i)).size;
+
 function arrange() {
   const sorted = cards.map((_, i) => i).sort(order);
   const passes = passing();
@@ -50,10 +53,9 @@ function arrange() {
     card.hidden = !visible.has(i);
   });
   $("#cards").append(...sorted.map((i) => cards[i]));
+  const [some, all] = [images(shown), images(rows.map((_, i) => i))];
   $("#found").textContent =
-    shown.length === rows.length
-      ? `${rows.length} image${rows.length === 1 ? "" : "s"}`
-      : `${shown.length} of ${rows.length} images`;
+    some === all ? `${all} image${all === 1 ? "" : "s"}` : `${some} of ${all} images`;
 }
 
 filters.addEventListener("input", arrange);
