@@ -181,7 +181,7 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
         return read_picture(item, channels=1, size=(32, 32))
 
     def rows(name, items, **more):
-        engine = Engine(checkpoint, Settings(sweep=3, **more), accelerator, lpips)
+        engine = Engine(checkpoint, Settings(sweep=3, confidence=0.9, **more), accelerator, lpips)
         found = engine.run(items, load, tmp_path / name)
         move = []
         for row in found:
@@ -191,7 +191,7 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
             )
             p, q = f.probabilities(x)[0], f.probabilities(x_cf)[0]
             if row["status"] == "FLIPPED":
-                assert (q[0] > 0.5) == (row["target"] == "bright")
+                assert (q[0] > 0.9) if row["target"] == "bright" else (q[0] < 0.1)
                 assert row["prob_after"] == pytest.approx(max(float(q[0]), 1 - float(q[0])))
             move.append(float((p - q)[1].abs()))
         return found, move
