@@ -36,7 +36,7 @@ class Guided(Direction):
         self,
         prior: Prior,
         seed: int = 0,
-        steps: int = 10,
+        steps: int = 24,
         noise: float = 0.15,
         momentum: float = 0.5,
         reach: float = 0.1,

@@ -35,13 +35,15 @@ COMMANDS = [
     f"python -m cfgen.training.{line} --data DATA"
     for line in (
         "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
-        "classifier --model target --steps 2200 --seed 0 --out CKPT/classifier",
-        "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --out CKPT/oracle",
-        "prior --steps 1800 --copies 6 --seed 0 --autoencoder CKPT/autoencoder --out CKPT/prior",
-        "prior --steps 1300 --copies 6 --seed 1 --lr 5e-4 --resume "
-        "--autoencoder CKPT/autoencoder --out CKPT/prior",
         "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 "
         "--out CKPT/autoencoder",
+        "classifier --model target --steps 1800 --every 150 --seed 0 "
+        "--autoencoder CKPT/autoencoder --out CKPT/classifier",
+        "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --real-only "
+        "--out CKPT/oracle",
+        "prior --steps 3100 --copies 6 --seed 0 --autoencoder CKPT/autoencoder --out CKPT/prior",
+        "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
+        "--autoencoder CKPT/autoencoder --out CKPT/prior",
         "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
         "card --checkpoint CKPT",
     )

@@ -3,9 +3,9 @@
 The target pools local evidence and is trained on L2 adversarial examples of random radius, so that
 its gradient, which the counterfactual follows, points at what changes the image and not at an
 invisible pattern; it also sees slices whose latent was moved at random. The oracle is a plain
-network that sees neither. Both are trained on real slices and on made ones (``lesions``), so that
-no place stands for a class, and say where the lesion is, the oracle by a linear layer on its
-intermediate features that is thrown away afterwards: sixty patients teach more with their masks
+network that sees neither. The target is trained on real slices and on made ones (``lesions``), so
+that no place stands for a class. Both also say where the lesion is, the oracle by a linear layer on
+its intermediate features that is thrown away afterwards: sixty patients teach more with their masks
 than with one bit a slice. Models are selected and calibrated, by slope and shift, on real val.
 
 Reference: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018,
@@ -197,6 +197,7 @@ def main() -> None:
     """Command line of this script."""
     p = parser(__doc__, steps=2200, batch_size=24, lr=1.5e-3)
     p.add_argument("--model", choices=sorted(ARCHITECTURES), default="target")
+    p.add_argument("--real-only", action="store_true", help="no slices made by lesions")
     p.add_argument("--autoencoder", type=Path, help="folder of the pair whose latents are moved")
     p.add_argument("--jittered", type=int, default=2000, help="slices with a moved latent")
     p.add_argument("--radius", type=float, default=1.2, help="largest L2 radius of PGD, 0: none")
@@ -207,7 +208,7 @@ def main() -> None:
     seed_all(args.seed)
     images, labels, _ = load_split(args.data, "train")
     real = Slices(images, load_masks(args.data, "train"), labels)
-    more = made(real, args.seed)
+    more = real if args.real_only else made(real, args.seed)
     if args.autoencoder:
         pair = Autoencoder.load(args.autoencoder, channels=1, value_range=(0.0, 1.0)).freeze()
         moved = jittered(pair, Slices(*map(torch.cat, zip(real, more, strict=True))), args.jittered)
