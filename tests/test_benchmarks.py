@@ -1,0 +1,100 @@
+"""The benchmarks' own parts, on the tiny checkpoint."""
+
+import argparse
+from importlib import metadata
+
+import pytest
+import torch
+from ace import ACE
+from fastdime import FastDiME, largest
+from floor import breakdown
+from latent_shift import INSTALL, load, odds
+from runs import directions
+from speed import peers
+from tiny import checkpoint_folder, images  # noqa: F401
+
+from cfgen import Flip, Gradient, Problem, explain, load_checkpoint
+from cfgen.explain import likely_other
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):  # noqa: F811
+    return load_checkpoint(str(checkpoint_folder))
+
+
+@pytest.fixture(scope="module")
+def x(checkpoint):
+    with torch.no_grad():
+        z = checkpoint.prior.sample(torch.arange(3) % 2, seed=5, steps=4)
+        return checkpoint.generator.decode(z).clamp(0, 1)
+
+
+def problem(checkpoint, x) -> Problem:
+    with torch.no_grad():
+        target = likely_other(checkpoint.classifier(x))
+    return Problem(checkpoint.generator, checkpoint.classifier, Flip(target), x)
+
+
+@pytest.mark.parametrize("peer", [FastDiME, ACE])
+def test_a_peer_gives_unit_rows_and_each_by_itself(checkpoint, x, peer):
+    alpha = peer(checkpoint.prior)(problem(checkpoint, x))
+    torch.testing.assert_close(alpha.flatten(1).norm(dim=1), torch.ones(len(x)))
+    alone = peer(checkpoint.prior)(problem(checkpoint, x[1:2]))
+    torch.testing.assert_close(alone, alpha[1:2], rtol=1e-2, atol=1e-2)
+
+
+def test_fastdime_is_guided_within_its_mask(checkpoint, x):
+    whole, rows = problem(checkpoint, x), torch.arange(len(x))
+    # The prior has random weights and goes anywhere; guidance is what goes up from there.
+    drift, guided = (FastDiME(checkpoint.prior).chord(whole, rows, scale) for scale in (0.0, 0.1))
+    assert (whole.margin(whole.z + guided, rows) > whole.margin(whole.z + drift, rows)).all()
+    assert ((guided == 0).all(1).flatten(1).float().mean(1) > 0.69).all()
+
+
+def test_ace_attacks_through_its_filter(checkpoint, x):
+    whole, rows = problem(checkpoint, x), torch.arange(len(x))
+    ends = []
+    for attack in (0, 15):
+        # Everything may change: a mask of its own would make the two ends differ by chance.
+        peer = ACE(checkpoint.prior, attack=attack, kept=1.0)
+        ends.append(whole.margin(whole.z + peer.chord(whole), rows))
+    assert (ends[1] > ends[0]).all()
+
+
+def test_the_largest_places():
+    size = torch.arange(10.0).view(1, 1, 2, 5)
+    assert largest(size, 0.3).flatten().tolist() == [0.0] * 7 + [1.0] * 3
+
+
+def test_the_sigmoid_of_the_odds_is_the_softmax():
+    logits = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
+    torch.testing.assert_close(odds(lambda x: x)(logits).sigmoid(), logits.softmax(1))
+
+
+def test_a_missing_peer_is_listed_with_its_command(checkpoint, x, monkeypatch):
+    def none(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", none)
+    with pytest.raises(ImportError, match=f"^expected latentshift, got none: {INSTALL}$"):
+        load()
+    args = argparse.Namespace(batch=3, repeats=1)
+    told = peers(args, checkpoint, x)
+    assert told["missing"] == {"latentshift": INSTALL}
+    names = [row["method"] for row in told["rows"]]
+    assert names == ["gradient", "gradient, dropped", "minimal_norm", "guided"]
+    assert all("seconds" in row for row in told["rows"])
+
+
+def test_the_floor_counts_the_passes_that_are_made(checkpoint, x):
+    cf = explain(problem(checkpoint, x), Gradient())
+    told = breakdown(checkpoint, directions(checkpoint)["gradient"], x, 1)
+    assert told["passes"]["encode"] == len(x)
+    assert told["passes"]["gradient"] == int(cf.passes.backward.sum())
+    # A gradient is a forward pass, too; the reconstruction and the first target are decoded and
+    # classified besides.
+    forward = int((cf.passes.forward - cf.passes.backward).sum())
+    assert told["passes"]["classify"] == forward
+    assert told["passes"]["decode"] == forward
+    total = sum(told["floor"].values()) + sum(told["over the floor"].values())
+    assert total == pytest.approx(told["ratio"] * sum(told["floor"].values()), rel=0.02)
