@@ -28,7 +28,7 @@ from cfgen import Flip, Problem, explain, load_checkpoint
 from cfgen.checkpoints import Checkpoint, find
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED
 from cfgen.explain import likely_other
-from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
+from cfgen.plausibility import LPIPS, Plausibility
 from cfgen.training.common import load_masks, load_split
 from cfgen.training.segmenter import Segmenter, dice, predict
 
@@ -67,6 +67,7 @@ def frontier(
     direction = make(checkpoint.prior) if name in PRIOR_GUIDED else make()
     pair, f, oracle = checkpoint.generator, checkpoint.classifier, checkpoint.oracle
     assert oracle is not None
+    plausibility = Plausibility(lpips, pair, checkpoint.calibration, checkpoint.reference)
     start, parts = time.perf_counter(), []
     for batch in x.split(BATCH):
         criterion = Flip(likely_other(f(batch)), confidence=confidence)
@@ -82,11 +83,7 @@ def frontier(
     for a, b, t in zip(x.split(BATCH), x_cf.split(BATCH), target.split(BATCH), strict=True):
         agrees.append(oracle(b).argmax(1) == t)
         distance.append(lpips(a, b))
-        score = round_trip(lpips, pair, b)
-        p_value += [
-            conformal_p_value(s[None], checkpoint.calibration[f.classes[k]])
-            for s, k in zip(score, t.tolist(), strict=True)
-        ]
+        p_value.append(plausibility(b, [f.classes[k] for k in t.tolist()]))
         lesion.append(segmenter(b) > 0.5)
     agree, far, p, left = (torch.cat(v) for v in (agrees, distance, p_value, lesion))
     ill = masks.flatten(1).any(1) & flipped

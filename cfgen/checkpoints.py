@@ -1,11 +1,12 @@
 """A checkpoint: a folder with the models of one task. Name or folder to models, without pickle.
 
-NAME/config.json      what stands where, image size, calibration of the plausibility
+NAME/config.json      what stands where, image size
 NAME/README.md        model card
 NAME/autoencoder/     config.json + safetensors, diffusers' save_pretrained
 NAME/classifier/      config.json + safetensors
 NAME/oracle/          the same; judges, never searched with (may be absent)
 NAME/prior/           config.json + safetensors (may be absent)
+NAME/plausibility/    the same; sketches of real images and calibration (may be absent)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from cfgen.classifier import Classifier, load_classifier
 from cfgen.generators import Autoencoder, Generator
+from cfgen.plausibility.reference import Reference
 from cfgen.priors import LatentFlow, Prior
 
 # Beside the package in a clone, inside it in a wheel.
@@ -39,7 +41,9 @@ class Checkpoint:
         prior: Where synthetic patients come from, or None.
         channels: Channels of an image.
         size: Height and width of an image.
-        calibration: For each class, round-trip LPIPS of real images of it (n,).
+        calibration: For each class, how strange real images of it are (n,): by the reference, or
+            where there is none by the round-trip LPIPS alone.
+        reference: What real images of each class look like to LPIPS, or None.
         hashes: SHA-256 of each weights file.
     """
 
@@ -52,6 +56,7 @@ class Checkpoint:
     size: tuple[int, int]
     calibration: dict[str, Tensor] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 def available() -> list[str]:
@@ -80,7 +85,8 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
         device: Where the models go.
 
     Raises:
-        ValueError: There is no such checkpoint, or a part of it is missing.
+        ValueError: There is no such checkpoint, a part of it is missing, or its plausibility was
+            measured with other weights.
     """
     folder = find(name)
     config = json.loads((folder / "config.json").read_text())
@@ -100,6 +106,14 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
         return load_classifier(folder / config[part]).to(device)
 
     weights = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS)
+    hashes = {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in weights
+    }
+    reference = None
+    calibration = {k: torch.tensor(v) for k, v in config.get("calibration", {}).items()}
+    if "plausibility" in config:
+        reference, calibration = Reference.load(folder / config["plausibility"], hashes)
     return Checkpoint(
         name=folder.resolve().name,
         generator=generator.to(device).freeze(),
@@ -108,9 +122,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
         prior=LatentFlow.load(folder / config["prior"]).to(device) if "prior" in config else None,
         channels=image["channels"],
         size=tuple(image["size"]),
-        calibration={k: torch.tensor(v) for k, v in config.get("calibration", {}).items()},
-        hashes={
-            p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in weights
-        },
+        calibration=calibration,
+        hashes=hashes,
+        reference=reference,
     )

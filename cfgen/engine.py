@@ -22,7 +22,7 @@ from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture, UnreadableImage
 from cfgen.diverse import diverse
-from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
+from cfgen.plausibility import LPIPS, Plausibility, false_discovery_rate
 from cfgen.result import Counterfactual, Status
 from cfgen.run_folder import (
     COLUMNS,
@@ -74,6 +74,10 @@ class Engine:
         """Fit the settings to the models."""
         self.task = Task(self.checkpoint, self.settings)
         self.classifier = self.task.classifier
+        models = self.checkpoint
+        self.plausibility = Plausibility(
+            self.lpips, models.generator, models.calibration, models.reference
+        )
 
     @staticmethod
     def believable(checkpoint: Checkpoint) -> str:
@@ -128,6 +132,10 @@ class Engine:
         retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
         retry()
         rows = [row for told in gather_object(done) for row in told]
+        judged = [row for row in rows if row["plausibility"] != ""]
+        rates = false_discovery_rate([row["plausibility"] for row in judged])
+        for row, q in zip(judged, rates, strict=True):
+            row["plausibility_q"] = q
         if accelerator.is_main_process:
             write_rows(out / "results.csv", rows)
             seconds = time.perf_counter() - start
@@ -242,13 +250,7 @@ class Engine:
         }
         if min(cf.x.shape[-2:]) >= LPIPS_SIDE and cf.x.shape[1] in (1, 3):
             columns["lpips"] = self.lpips(cf.x, cf.x_cf).tolist()
-            score = round_trip(self.lpips, self.checkpoint.generator, cf.x_cf)
-            columns["plausibility"] = [
-                float(conformal_p_value(s[None], self.checkpoint.calibration[names[t]].to(s)))
-                if names[t] in self.checkpoint.calibration
-                else float("nan")
-                for s, t in zip(score, cf.target.tolist(), strict=True)
-            ]
+            columns["plausibility"] = self.plausibility(cf.x_cf, columns["target"]).tolist()
         oracle = self.checkpoint.oracle
         if oracle is not None and oracle.classes == names:
             column = cf.target[:, None]

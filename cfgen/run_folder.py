@@ -21,8 +21,8 @@ from cfgen.result import Counterfactual
 
 COLUMNS: Sequence[str] = (
     "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
-    "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility evals forward backward "
-    "seconds direction seed alternative dicom_flips dicom_lam"
+    "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility plausibility_q evals "
+    "forward backward seconds direction seed alternative dicom_flips dicom_lam"
 ).split()
 
 

@@ -6,14 +6,27 @@ import sys
 from importlib.metadata import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import kstest
 from torch import Tensor, nn
 
-import cfgen.plausibility as plausibility
+import cfgen.plausibility.lpips as plausibility
 from cfgen.generators.base import Generator
-from cfgen.plausibility import LPIPS, conformal_p_value, round_trip
+from cfgen.plausibility import (
+    LPIPS,
+    Plausibility,
+    Reference,
+    conformal_p_value,
+    false_discovery_rate,
+    nearest,
+    round_trip,
+    sketch,
+)
+from cfgen.plausibility.conformal import measure
+from cfgen.plausibility.sketch import project
 
 
 def st_alex_file() -> Path:
@@ -315,3 +328,229 @@ def test_p_value_is_valid_for_exchangeable_scores():
 def test_p_value_refuses(score, calibration, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         conformal_p_value(score, calibration)
+
+
+def between(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    return torch.stack([(p - q).square().sum(1) for p, q in zip(a, b, strict=True)]).sum(0)
+
+
+def test_features_are_vectors_whose_squared_distance_is_lpips():
+    """Against the module lpips itself, in float64."""
+    lpips = LPIPS().double()
+    a, b = (images(seed, 3, 1, 32, 40).double() for seed in (0, 1))
+    with torch.no_grad():
+        theirs = lpips.net(*(x.expand(-1, 3, -1, -1) * 2 - 1 for x in (a, b))).flatten()
+    torch.testing.assert_close(
+        between(lpips.features(a), lpips.features(b)), theirs, rtol=1e-9, atol=0
+    )
+
+
+def test_features_refuse_what_is_no_image(lpips):
+    message = "expected images of shape (B, 1, H, W) or (B, 3, H, W), got (1, 2, 32, 32)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        lpips.features(torch.zeros(1, 2, 32, 32))
+
+
+def test_sketch_is_a_matrix_with_one_sign_in_every_column():
+    s = project([torch.eye(50), torch.zeros(50, 3)], width=8, seed=3)
+    assert s.shape == (50, 8)
+    assert s.abs().sum(1).tolist() == [1.0] * 50
+    assert (s != 0).sum(1).tolist() == [1] * 50
+    assert set(s.unique().tolist()) == {-1.0, 0.0, 1.0}
+    other = project([torch.zeros(50, 3), torch.eye(50)], width=8, seed=3)
+    assert not torch.equal(s, other)  # each layer has its own
+
+
+def test_sketch_is_the_same_on_every_machine():
+    """The first draws of PCG64([0, 0]), reduced with integers of Python."""
+    raw = [int(v) for v in np.random.PCG64([0, 0]).random_raw(5)]
+    expected = torch.zeros(16, dtype=torch.float64)
+    for i, v in enumerate(raw):
+        expected[v % 16] += (1 if v >= 2**63 else -1) * (i + 1)
+    found = project([torch.arange(1, 6, dtype=torch.float64)[None]], width=16, seed=0)
+    assert found[0].tolist() == expected.tolist()
+
+
+def test_sketch_is_unbiased_and_its_error_shrinks_with_the_width():
+    phi = [images(0, 2, 3000).double() - 0.5, images(1, 2, 700).double()]
+    exact = sum((p[0] - p[1]).square().sum() for p in phi)
+    spread = []
+    for width in (32, 128, 512):
+        found = torch.stack(
+            [
+                (s[0] - s[1]).square().sum() / exact
+                for s in (project(phi, width, seed) for seed in range(200))
+            ]
+        )
+        bound = (2 / width) ** 0.5
+        assert abs(float(found.mean()) - 1) < 4 * bound / 200**0.5
+        assert 0.75 * bound < float(found.std()) < 1.25 * bound
+        spread.append(float(found.std()))
+    assert spread == sorted(spread, reverse=True)
+
+
+def test_sketch_of_images(lpips):
+    x = images(0, 3, 1, 32, 32)
+    torch.testing.assert_close(sketch(lpips, x, 64, 5), project(lpips.features(x), 64, 5))
+    message = "expected a width of at least 1, got 0"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        sketch(lpips, x, 0)
+
+
+def test_nearest_is_the_smallest_distance():
+    a, r = images(0, 4, 6).double(), images(1, 5, 6).double()
+    slow = torch.stack([min((s - t).square().sum() for t in r) for s in a])
+    torch.testing.assert_close(nearest(a, r), slow)
+    apart = torch.ones(4, 5, dtype=torch.bool)
+    apart[0, 1:], apart[1] = False, False
+    found = nearest(a, r, apart)
+    torch.testing.assert_close(found[0], (a[0] - r[0]).square().sum())
+    assert found[1].isinf()
+    assert nearest(a, a).tolist() == [1e-6] * 4
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (
+            torch.zeros(3, 5),
+            "expected sketches of shapes (B, width) and (n, width), got (2, 4) and (3, 5)",
+        ),
+        (torch.zeros(0, 4), "expected a reference of at least one sketch, got none"),
+    ],
+)
+def test_nearest_refuses(reference, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        nearest(torch.zeros(2, 4), reference)
+
+
+def drawn(seed: int, n: int) -> tuple[Tensor, Tensor]:
+    """Round trips (n,) and sketches (n, 8) of n simulated images."""
+    normal = torch.randn(n, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (normal[:, 0] * 0.3 - 2).exp(), normal[:, 1:]
+
+
+def fitted(n: int = 60) -> Reference:
+    trips, sketches = drawn(0, n)
+    patients = [f"p{i % 6}" for i in range(n)]
+    return Reference.fit(sketches, trips, ["dark"] * n, patients, (32, 32))
+
+
+def test_reference_whitens_the_logs_of_images_of_other_patients():
+    trips, sketches = drawn(0, 60)
+    reference = fitted()
+    stored = sketches.half().double()
+    b = torch.stack(
+        [
+            min((s - t).square().sum() for j, t in enumerate(stored) if j % 6 != i % 6)
+            for i, s in enumerate(sketches)
+        ]
+    )
+    logs = torch.stack([trips, b], 1).log()
+    u = (logs - reference.mean["dark"]) @ reference.whiten["dark"].T
+    torch.testing.assert_close(u.mean(0), torch.zeros(2).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(torch.cov(u.T), torch.eye(2).double(), atol=1e-9, rtol=0)
+    assert reference.sketches["dark"].dtype == torch.float16
+
+
+def test_score_blames_a_round_trip_both_ways_and_a_distance_only_upwards():
+    reference = fitted()
+    a = float(reference.mean["dark"][0].exp())
+    at = reference.sketches["dark"][:1].double()
+    near = reference.score(torch.tensor([a, a * 3, a / 3]).double(), at.expand(3, -1), "dark")
+    assert near[0] == pytest.approx(0, abs=1e-9)
+    assert near[1] > 5 and near[2] > 5
+    far = reference.score(torch.tensor([a, a]).double(), torch.cat([at, at + 9]), "dark")
+    assert far[0] == pytest.approx(0, abs=1e-9) and far[1] > 5
+
+
+@pytest.mark.parametrize("patients", [["p", "p", "p"], ["p", "q"]])
+def test_reference_refuses_too_little(patients):
+    n = len(patients)
+    trips, sketches = drawn(0, n)
+    message = (
+        f"expected at least 3 images of 2 patients of class 'dark', got {n} of {len(set(patients))}"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Reference.fit(sketches, trips, ["dark"] * n, patients, (32, 32))
+
+
+def test_p_values_are_uniform_and_small_for_the_strange():
+    """Reference, calibration and test apart, as train, val and test are."""
+    reference = fitted()
+    calibration = reference.score(*drawn(1, 999), "dark")
+    p = conformal_p_value(reference.score(*drawn(2, 2000), "dark"), calibration)
+    # The 1 % point of the distance of two samples: the calibration is one too.
+    assert kstest(p, "uniform").statistic < 1.63 * (1 / 999 + 1 / 2000) ** 0.5
+    trips, sketches = drawn(3, 500)
+    strange = conformal_p_value(reference.score(trips * 3, sketches, "dark"), calibration)
+    assert (strange < 0.05).double().mean() > 0.8
+
+
+class Half(Generator):
+    def encode(self, x):
+        return x / 2
+
+    def decode(self, z):
+        return z
+
+
+def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
+    x = images(0, 6, 1, 32, 32)
+    trips, sketches = measure(lpips, Half(), x, 16, 7)
+    torch.testing.assert_close(trips, round_trip(lpips, Half(), x))
+    torch.testing.assert_close(sketches, sketch(lpips, x, 16, 7))
+    names, whose = ["dark", "bright"] * 3, list("aabbcc")
+    reference = Reference.fit(sketches, trips, names, whose, (32, 32), seed=7)
+    calibration = {"dark": torch.tensor([0.0, 1.0, 2.0]), "bright": torch.tensor([0.5])}
+    reference.save(tmp_path / "p", calibration, {"autoencoder/a.safetensors": "12"})
+    loaded, scores = Reference.load(tmp_path / "p", {"autoencoder/a.safetensors": "12"})
+    assert scores.keys() == calibration.keys()
+    judge = Plausibility(lpips, Half(), scores, loaded)
+    y = images(1, 3, 1, 32, 32)
+    classes = ["bright", "none", "dark"]
+    found, p = judge.score(y, classes), judge(y, classes)
+    a, s = measure(lpips, Half(), y, 16, 7)
+    for i, name in ((0, "bright"), (2, "dark")):
+        torch.testing.assert_close(
+            found[i : i + 1], reference.score(a[i : i + 1], s[i : i + 1], name)
+        )
+        torch.testing.assert_close(p[i : i + 1], conformal_p_value(found[i : i + 1], scores[name]))
+    assert found[1].isnan() and p[1].isnan()
+
+    message = "expected images of 32 x 32 px, got 32 x 40"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        judge(images(0, 1, 1, 32, 40), ["dark"])
+    with pytest.raises(ValueError, match="^expected 3 classes, got 1$"):
+        judge(y, ["dark"])
+    message = (
+        "expected autoencoder/a.safetensors with sha256 12, for which p was measured, "
+        "got 13 (python -m cfgen.training.plausibility renews it)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Reference.load(tmp_path / "p", {"autoencoder/a.safetensors": "13"})
+
+
+def test_without_a_reference_the_round_trip_alone_is_the_score(lpips):
+    x, calibration = images(0, 2, 1, 32, 40), {"dark": torch.tensor([0.0, 9.0])}
+    judge = Plausibility(lpips, Half(), calibration)
+    expected = round_trip(lpips, Half(), x)
+    torch.testing.assert_close(judge.score(x, ["dark"] * 2), expected)
+    torch.testing.assert_close(judge(x, ["dark"] * 2), torch.tensor([2 / 3, 2 / 3]))
+    assert Plausibility(lpips, Half())(x, ["dark"] * 2).isnan().all()
+
+
+def test_false_discovery_rate_equals_a_slow_twin():
+    """q of each is the least rate m p(k) / k over the ranks k at or above its own."""
+    p = [0.03, 0.5, float("nan"), 0.001, 0.03, 1.0]
+    told = sorted(v for v in p if v == v)
+    m = len(told)
+    for value, q in zip(p, false_discovery_rate(p), strict=True):
+        if value != value:
+            assert q != q
+            continue
+        rates = [m * told[k - 1] / k for k in range(1, m + 1) if told[k - 1] >= value]
+        assert q == pytest.approx(min(1.0, *rates))
+    assert false_discovery_rate([]) == []
+    with pytest.raises(ValueError, match=r"^expected p-values in \[0, 1\], got 1.5$"):
+        false_discovery_rate([0.5, 1.5])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 DASH = "–"
@@ -134,6 +134,12 @@ def limits(about: Mapping[str, Any]) -> dict[str, str]:
 def unusual(row: Mapping[str, str]) -> bool:
     """Whether fewer than one in twenty real images look as unusual as the counterfactual."""
     return to_float(row["plausibility"]) < UNUSUAL
+
+
+def doubted(rows: Iterable[Mapping[str, str]]) -> tuple[int, int]:
+    """How many counterfactuals look unlike real images at a false discovery rate of 5 %, of all."""
+    rates = [q for row in rows if (q := to_float(row["plausibility_q"])) == q]
+    return sum(q < UNUSUAL for q in rates), len(rates)
 
 
 def cautions(row: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Perceptual distance, and what it says of how plausible an image is."""
+"""LPIPS, the perceptual distance, and the feature vectors whose squared distance it is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from cfgen.generators.base import Generator
 
 _ST_ALEX = "alex_shift_tolerant.pth"
 _ST_ALEX_SHA256 = "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee"
@@ -82,29 +80,58 @@ class LPIPS(nn.Module):
         Raises:
             ValueError: wrong or different shapes, too small a side, or values outside [0, 1].
         """
-        if a.ndim != 4 or a.shape[1] not in (1, 3):
-            raise ValueError(
-                f"expected images of shape (B, 1, H, W) or (B, 3, H, W), got {tuple(a.shape)}"
-            )
         if a.shape != b.shape:
+            self._expect_images(a)
             raise ValueError(
                 f"expected two batches of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
             )
-        smallest = _SMALLEST_SIDE[self.trunk]
-        if min(a.shape[-2:]) < smallest:
-            raise ValueError(
-                f"expected sides of at least {smallest} px, got {a.shape[-2]} x {a.shape[-1]}"
-            )
+        self._expect_images(a, b)
         if a.shape[0] == 0:
             return a.new_zeros(0)
-        # One pass and one transfer for both; a NaN fails the comparison too.
-        limits = [t for x in (a, b) for t in torch.aminmax(x.detach())]
-        low_a, high_a, low_b, high_b = torch.stack(limits).tolist()
-        for low, high in ((low_a, high_a), (low_b, high_b)):
-            if not (low >= -1e-4 and high <= 1 + 1e-4):
-                raise ValueError(f"expected values in [0, 1], got [{low:.4g}, {high:.4g}]")
         a, b = (x.expand(-1, 3, -1, -1) * 2 - 1 for x in (a, b))
         return self.net(a, b).flatten()
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return vectors phi, one a layer, with LPIPS(a, b) = sum ||phi(a) - phi(b)||^2.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1], C 1 or 3.
+
+        Returns:
+            For each layer the maps of unit channels times the roots of the linear weights / (H W),
+            flattened: (B, D_k), D_k the layer's channels times its pixels.
+
+        Raises:
+            ValueError: wrong shape, too small a side, or values outside [0, 1].
+        """
+        from lpips import normalize_tensor
+
+        self._expect_images(x)
+        maps = self.net.net(self.net.scaling_layer(x.expand(-1, 3, -1, -1) * 2 - 1))
+        linear = (layer.model[-1].weight for layer in self.net.lins)
+        return [
+            (normalize_tensor(m) * (w / m[0, 0].numel()).sqrt()).flatten(1)
+            for m, w in zip(maps, linear, strict=True)
+        ]
+
+    def _expect_images(self, *batches: Tensor) -> None:
+        shape = batches[0].shape
+        if len(shape) != 4 or shape[1] not in (1, 3):
+            raise ValueError(
+                f"expected images of shape (B, 1, H, W) or (B, 3, H, W), got {tuple(shape)}"
+            )
+        smallest = _SMALLEST_SIDE[self.trunk]
+        if min(shape[-2:]) < smallest:
+            raise ValueError(
+                f"expected sides of at least {smallest} px, got {shape[-2]} x {shape[-1]}"
+            )
+        if shape[0] == 0:
+            return
+        # One pass and one transfer for all; a NaN fails the comparison too.
+        limits = torch.stack([t for x in batches for t in torch.aminmax(x.detach())]).tolist()
+        for low, high in zip(limits[::2], limits[1::2], strict=True):
+            if not (low >= -1e-4 and high <= 1 + 1e-4):
+                raise ValueError(f"expected values in [0, 1], got [{low:.4g}, {high:.4g}]")
 
 
 class _ShiftTolerantTrunk(nn.Sequential):
@@ -197,46 +224,3 @@ def _original(trunk: str, download: bool) -> tuple[nn.Module, str]:
         if key.startswith("net.")
     }
     return _fill(net, constants | state | linear), f"{digest}+{linear_digest}"
-
-
-def round_trip(lpips: LPIPS, generator: Generator, x: Tensor) -> Tensor:
-    """Return LPIPS(x, clamp(G(E(x)))): how little an image conforms to what the pair can make.
-
-    Args:
-        lpips: the distance.
-        generator: the pair E, G.
-        x: images (B, C, H, W) in [0, 1].
-
-    Returns:
-        Scores (B,), larger for stranger images.
-    """
-    return lpips(x, generator.decode(generator.encode(x)).clamp(0, 1))
-
-
-def conformal_p_value(score: Tensor, calibration: Tensor) -> Tensor:
-    """Return (1 + #{calibration >= score}) / (n + 1), valid when the scores are exchangeable.
-
-    Args:
-        score: non-conformity scores (B,), larger is stranger; NaN is allowed.
-        calibration: scores (n,) of real images that the pair was not trained on.
-
-    Returns:
-        p-values (B,) in [1 / (n + 1), 1], small for strange images; NaN where the score is NaN.
-
-    Raises:
-        ValueError: wrong shapes, no calibration score, or a NaN among them.
-
-    Reference:
-        Vovk, Gammerman, Shafer (2005). Algorithmic Learning in a Random World.
-    """
-    if score.ndim != 1 or calibration.ndim != 1 or len(calibration) == 0:
-        raise ValueError(
-            "expected score of shape (B,) and calibration of shape (n,) with n > 0, "
-            f"got {tuple(score.shape)} and {tuple(calibration.shape)}"
-        )
-    if calibration.isnan().any():
-        raise ValueError(
-            f"expected calibration without NaN, got {int(calibration.isnan().sum())} NaN"
-        )
-    stranger = (calibration >= score[:, None]).sum(1).to(score.dtype)
-    return torch.where(score.isnan(), score, (1 + stranger) / (len(calibration) + 1))
