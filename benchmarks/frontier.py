@@ -115,7 +115,7 @@ def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[
     """Rows of captum's maps for the class tumour on images with a lesion."""
     f = checkpoint.classifier
     k = f.index("tumour")
-    layer = f.get_submodule("model.features.layer3")
+    layer = next(m for name, m in f.named_modules() if name.endswith("layer3"))
     cam: Any = LayerGradCam(f, layer)
     methods: dict[str, Any] = {
         "integrated gradients": lambda b: IntegratedGradients(f).attribute(b, target=k, n_steps=32),

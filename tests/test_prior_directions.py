@@ -66,12 +66,12 @@ def test_translation_is_the_way_of_the_prior(target):
 
 def test_each_sample_asks_for_as_much_guidance_as_it_needs():
     problem, prior, nearest = world(1, toward=1.0)
-    prior.d = nearest * 0.4 / 6  # 0.4, then 0.8 along the gradient
+    prior.d = nearest * 0.1  # 0.4, then 0.8 along the gradient
     optimum = linear_world(3, 1, seed=1).optimum
     assert (optimum > 0.4).any() and (optimum < 0.4).any()
     Translation(prior)(problem)
     short = int((optimum > 0.4).sum())
-    assert prior.asked == [(3, 6.0), (short, 12.0)]
+    assert prior.asked == [(3, 4.0), (short, 8.0)]
     # One pass for the source, and one for each strength.
     assert problem.passes.forward.tolist() == [3 if o > 0.4 else 2 for o in optimum.tolist()]
 

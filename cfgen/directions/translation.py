@@ -29,8 +29,8 @@ class Translation(Direction):
         self,
         prior: Prior,
         seed: int = 0,
-        guidance: tuple[float, ...] = (6.0, 12.0),
-        shrink: float = 0.4,
+        guidance: tuple[float, ...] = (4.0, 8.0),
+        shrink: float = 0.3,
     ) -> None:
         self.prior, self.seed, self.guidance, self.shrink = prior, seed, guidance, shrink
 

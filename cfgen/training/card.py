@@ -31,25 +31,35 @@ CONFIG = {
     "oracle": "oracle",
     "prior": "prior",
 }
-COMMANDS = [
-    f"python -m cfgen.training.{line} --data DATA"
-    for line in (
-        "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
-        "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 "
-        "--out CKPT/autoencoder",
-        "classifier --model target --steps 1800 --every 150 --seed 0 "
-        "--autoencoder CKPT/autoencoder --out CKPT/classifier",
-        "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --real-only "
-        "--out CKPT/oracle",
-        "prior --steps 3100 --copies 6 --seed 0 --autoencoder CKPT/autoencoder --out CKPT/prior",
-        "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
-        "--autoencoder CKPT/autoencoder --out CKPT/prior",
-        "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
-        "card --checkpoint CKPT",
-        "plausibility --checkpoint CKPT",
-    )
-]
+FIRST = (
+    "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
+    "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --real-only "
+    "--out CKPT/oracle",
+    "prior --steps 1800 --copies 6 --seed 0 --real-only --autoencoder CKPT/autoencoder "
+    "--out CKPT/prior",
+    "prior --steps 1300 --copies 6 --seed 1 --lr 5e-4 --real-only --resume "
+    "--autoencoder CKPT/autoencoder --out CKPT/prior",
+    "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 --out CKPT/autoencoder",
+    "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
+)
+PLAIN = (
+    "classifier --model target --steps 2200 --seed 0 --radius 0.6 --real-only "
+    "--out CKPT/classifier",
+)
+EVIDENCE = (
+    "classifier --model evidence --steps 1800 --every 150 --seed 0 "
+    "--autoencoder CKPT/autoencoder --out CKPT/classifier",
+    "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
+    "--autoencoder CKPT/autoencoder --out CKPT/prior",
+)
+LAST = ("card --checkpoint CKPT", "plausibility --checkpoint CKPT")
 BATCH = 32
+
+
+def commands(evidence: bool) -> list[str]:
+    """The training of a checkpoint, with or without a classifier of pooled evidence."""
+    lines = (*FIRST, *(EVIDENCE if evidence else PLAIN), *LAST)
+    return [f"python -m cfgen.training.{line} --data DATA" for line in lines]
 
 
 def interval(
@@ -156,7 +166,10 @@ def main() -> None:
         }
     (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
     environment = Environment(loader=PackageLoader("cfgen.training", "."), autoescape=False)
-    card = environment.get_template("card.md.jinja").render(m=report, commands=COMMANDS)
+    evidence = "evidence:" in (folder / "classifier" / "config.json").read_text()
+    card = environment.get_template("card.md.jinja").render(
+        m=report, commands=commands(evidence), name=folder.resolve().name, evidence=evidence
+    )
     (folder / "README.md").write_text(card + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 

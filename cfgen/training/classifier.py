@@ -1,11 +1,11 @@
 """Train a classifier healthy / tumour: the target f (robust) or the oracle (another architecture).
 
-The target pools local evidence and is trained on L2 adversarial examples of random radius, so that
-its gradient, which the counterfactual follows, points at what changes the image and not at an
-invisible pattern; it also sees slices whose latent was moved at random. The oracle is a plain
-network that sees neither. The target is trained on real slices and on made ones (``lesions``), so
-that no place stands for a class. Both also say where the lesion is, the oracle by a linear layer on
-its intermediate features that is thrown away afterwards: sixty patients teach more with their masks
+The target is trained on L2 adversarial examples of random radius, so that its gradient, which the
+counterfactual follows, points at what changes the image and not at an invisible pattern;
+``evidence`` is a target that pools local evidence. The oracle is trained without. Slices made by
+``lesions`` keep a place from standing for a class, and slices whose latent was moved at random show
+what a search sees. All also say where the lesion is, by their evidence or by a linear layer on
+intermediate features that is thrown away afterwards: sixty patients teach more with their masks
 than with one bit a slice. Models are selected and calibrated, by slope and shift, on real val.
 
 Reference: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018,
@@ -57,7 +57,11 @@ ARCHITECTURES = {
         },
     ),
 }
-LOOKED_AT = ("features.denseblock2", "features.denseblock3")
+LOOKED_AT = {
+    "resnet10t": ("layer2", "layer3"),
+    "densenet121": ("features.denseblock2", "features.denseblock3"),
+    "evidence": ("join",),
+}
 MEAN, STD = 0.12, 0.15
 JITTER = 0.5  # standard deviation of the noise in z
 HALF = 0.5  # of a batch are made slices
@@ -83,7 +87,8 @@ class Localiser(nn.Module):
         super().__init__()
         self.maps: list[Tensor] = []
         own = isinstance(model, EvidenceNet)
-        for name in ("join",) if own else LOOKED_AT:
+        kind = "evidence" if own else "resnet10t" if hasattr(model, "layer3") else "densenet121"
+        for name in LOOKED_AT[kind]:
             model.get_submodule(name).register_forward_hook(lambda *a: self.maps.append(a[-1]))
         logits_of(model, torch.zeros(2, 1, 64, 64))
         self.heads = nn.ModuleList(
@@ -188,7 +193,7 @@ def shifted(model: nn.Module, amount: float) -> nn.Module:
     if isinstance(model, EvidenceNet):
         model.bias.data += amount
     else:
-        bias = model.get_parameter("classifier.bias")
+        bias = model.get_classifier().bias  # type: ignore[operator]
         bias.data += torch.tensor([0.0, amount])
     return model
 

@@ -1,6 +1,6 @@
 """Train the class-conditional latent flow on the latents of the train split.
 
-Half of the latents are of slices made by ``lesions``, healthy ones at places where the data only
+Most of the latents are of slices made by ``lesions``, healthy ones at places where the data only
 has tumours and the other way round: what tells the classes apart is to be the lesion alone.
 
 Reference: Esser et al., Scaling Rectified Flow Transformers (logit-normal times), 2024,
@@ -71,13 +71,15 @@ def main() -> None:
     p.add_argument("--autoencoder", required=True, help="folder of the trained autoencoder")
     p.add_argument("--copies", type=int, default=8, help="moved copies of each image")
     p.add_argument("--drop", type=float, default=0.15, help="share of samples without class")
+    p.add_argument("--real-only", action="store_true", help="no slices made by lesions")
     p.add_argument("--resume", action="store_true", help="go on from the weights in the folder")
     args = p.parse_args()
     seed_all(args.seed)
     images, labels, _ = load_split(args.data, "train")
     real = Slices(images, load_masks(args.data, "train"), labels)
-    both = [torch.cat(pair) for pair in zip(real, made(real, args.seed), strict=True)]
-    train, labels = both[0], both[2]
+    if not args.real_only:
+        real = Slices(*map(torch.cat, zip(real, made(real, args.seed), strict=True)))
+    train, labels = real.images, real.labels
     val, val_labels, _ = load_split(args.data, "val")
     autoencoder = AutoencoderKL.from_pretrained(args.autoencoder).eval().requires_grad_(False)
     z = torch.cat([encode(autoencoder, train, moved=True) for _ in range(args.copies)])
