@@ -43,6 +43,16 @@ from cfgen.training.lesions import Slices, made
 CLASSES = ["healthy", "tumour"]
 ARCHITECTURES = {
     "target": (
+        "timm:resnet10t",
+        {
+            "in_chans": 1,
+            "num_classes": 2,
+            "channels": [24, 48, 96, 160],
+            "stem_width": 16,
+            "drop_rate": 0.2,
+        },
+    ),
+    "evidence": (
         "evidence:resnet10t",
         {"in_chans": 1, "channels": [24, 48, 96, 96], "stem_width": 16},
     ),
