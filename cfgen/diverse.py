@@ -22,8 +22,8 @@ def diverse(
 ) -> list[Counterfactual]:
     """Explain each image k times, each time in a direction orthogonal to those before.
 
-    The first is that of :func:`explain`, the smallest; each other one is the smallest that the
-    direction finds in the subspace which is left. What is orthogonal to the gradient has no slope
+    The first is that of :func:`explain`; each other one is what the direction finds in the subspace
+    that is left. What is orthogonal to the gradient has no slope
     at z: :class:`Gradient` gives one counterfactual and then NO_DIRECTION.
 
     Args:

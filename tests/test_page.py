@@ -639,3 +639,28 @@ def test_one_file_alone(visit, run, tmp_path):
     assert middle(page, "#pane-cf") == [160] * 3
     page.keyboard.press("Escape")
     assert shown(page) == [f"b{i}.png" for i in range(6)]
+
+
+def test_several_counterfactuals_of_an_image_say_which_they_are(visit, tmp_path):
+    rows = [
+        row(0, Status.FLIPPED, case=case, alternative=i + 1)
+        for i, case in enumerate(("a", "a-2", "a-3"))
+    ]
+    rows.append(row(1, Status.FLIPPED, case="b", alternative=1))
+    write_gallery(write_run(tmp_path / "run", rows, sweep=True))
+    page = visit(folder=tmp_path / "run")
+    expect(page.locator("#found")).to_have_text("2 images")
+    assert page.locator(".card .place").all_text_contents() == ["1 of 3", "2 of 3", "3 of 3"]
+    page.locator(".card a").nth(1).click()
+    expect(page.locator("#case-place")).to_have_text("counterfactual 2 of 3")
+    with page.expect_download() as saved:
+        page.locator("#save-png").click()
+    assert saved.value.suggested_filename == "a_b0-counterfactual-2.png"
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#case-place")).to_have_text("counterfactual 3 of 3")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#case-name")).to_have_text("a/b1.png")
+    expect(page.locator("#case-place")).to_have_text("")
+    page.keyboard.press("Escape")
+    page.locator("input[type=search]").fill("a-2")
+    expect(page.locator("#found")).to_have_text("1 of 2 images")

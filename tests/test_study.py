@@ -20,6 +20,7 @@ from tiny import checkpoint_folder  # noqa: F401
 import cfgen.study
 from cfgen.cli import main
 from cfgen.study.design import Page, chosen, plan
+from cfgen.study.material import Material
 from cfgen.study.parse import read_questions
 from cfgen.study.questions import Question, Questionnaire
 from cfgen.study.veil import keystream
@@ -481,3 +482,16 @@ def test_key_is_what_was_planned(study):
         assert row == {
             name: str(int(v) if name == "repeat" else v) for name, v in vars(page).items()
         }
+
+
+def test_a_reader_sees_an_image_once_whatever_its_counterfactuals(tmp_path):
+    run = make_run(tmp_path / "run")
+    questions = read_questions(write_questions(tmp_path))
+    plain = Material.read(run, questions)
+    head, *rows = (run / "results.csv").read_text().splitlines()
+    several = [f"{line},{i}" for line in rows for i in (1, 2)]
+    several = [line.replace("-healthy,", "-healthy-2,", line.endswith(",2")) for line in several]
+    (run / "results.csv").write_text("\n".join([f"{head},alternative", *several]) + "\n")
+    material = Material.read(run, questions)
+    assert (material.labels, material.left_out) == (plain.labels, plain.left_out)
+    assert len(material.labels) == 8

@@ -64,6 +64,8 @@ class Material:
         try:
             with (run / "results.csv").open(encoding="utf-8", newline="") as stream:
                 table = list(csv.DictReader(stream))
+            # A reader sees each image once, not again with another of its counterfactuals.
+            table = [row for row in table if row.get("alternative") in (None, "", "1")]
             record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             name = Path(error.filename).name
