@@ -33,7 +33,7 @@ class EvidenceNet(nn.Module):
         super().__init__()
         import timm
 
-        self.features = timm.create_model(
+        self.features: Any = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=tuple(levels), **arguments
         )
         channels = sum(self.features.feature_info.channels())
