@@ -7,6 +7,7 @@ import re
 import warnings
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,8 @@ class LPIPS(nn.Module):
         as a Perceptual Metric. arXiv:1801.03924.
         Ghildyal, Liu (2022). Shift-tolerant Perceptual Similarity Metric. arXiv:2207.13686.
     """
+
+    net: Any
 
     def __init__(self, trunk: str = "st-alex", *, download: bool = False) -> None:
         """Load the weights."""
