@@ -182,7 +182,7 @@ def test_a_prior_is_needed_and_must_know_the_classes(name, checkpoint_folder):
     def engine(checkpoint):
         return Engine(checkpoint, Settings(direction=name), Accelerator(cpu=True), LPIPS())
 
-    assert type(engine(checkpoint).direction).__name__.lower() == name
+    assert type(engine(checkpoint).task.directions[0]).__name__.lower() == name
     assert Engine.believable(checkpoint) == "guided"
     without = replace(checkpoint, prior=None)
     assert Engine.believable(without) == "minimal_norm"
