@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
+from scans import write_scan
 from torch import nn
 
 from cfgen import Classifier, Counterfactual, load_checkpoint
@@ -219,3 +220,23 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
 def test_the_name_of_an_alternative_is_free():
     assert alternative_case("scan", 2, {"scan", "other"}) == "scan-2"
     assert alternative_case("Scan", 2, {"scan", "scan-2", "scan-2_"}) == "Scan-2__"
+
+
+def test_each_alternative_is_written_in_its_sources_format(
+    run, checkpoint_folder, images, tmp_path
+):
+    levels = (read_image(images / "one.png", channels=1)[0] * 255).round().byte().numpy()
+    write_scan(tmp_path / "in" / "a.dcm", levels)
+    out, options = tmp_path / "out", ("--dicom", "--diverse", 2, "--sweep", 0)
+    assert run("--images", tmp_path / "in", "--out", out, *options) == 0
+    rows, f = rows_of(out), load_checkpoint(str(checkpoint_folder)).classifier
+    assert [row["case"] for row in rows] == ["case-0001", "case-0001-2"]
+    written = []
+    for row in rows:
+        path = out / "cases" / row["case"] / "x_cf.dcm"
+        item = replace(list(ImageFolder(tmp_path / "in"))[0], path=path)
+        x = read_picture(item, channels=1, size=(32, 32)).x[None]
+        assert (row["status"], row["dicom_flips"]) == ("FLIPPED", "1")
+        assert f.classes[int(f((x * 255).round() / 255).argmax())] == row["target"]
+        written.append(x)
+    assert not torch.equal(*written)
