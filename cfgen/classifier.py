@@ -200,7 +200,7 @@ def from_timm(
 
     if not timm.is_model(name):
         raise ValueError(f"expected an architecture of timm, got {name!r}")
-    weights = _existing(Path(weights), ".safetensors", ".pt", ".pth")
+    weights = existing(Path(weights), ".safetensors", ".pt", ".pth")
     arguments = {
         "in_chans": settings.get("channels") or 3,
         "num_classes": 1 if settings.get("head") == "sigmoid" else len(classes),
@@ -213,30 +213,9 @@ def from_timm(
     return classifier
 
 
-def from_evidence(
-    name: str,
-    weights: str | Path,
-    classes: Sequence[str],
-    *,
-    arguments: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Classifier:
-    """Build an EvidenceNet on a network of timm; arguments are those of the EvidenceNet."""
-    from safetensors.torch import load_file
-
-    from cfgen.evidence import EvidenceNet
-
-    arguments = arguments or {}
-    model = EvidenceNet(name, **arguments)
-    model.load_state_dict(load_file(str(_existing(Path(weights), ".safetensors"))))
-    classifier = Classifier(model, classes, **settings)
-    classifier.config |= {"architecture": f"evidence:{name}", "arguments": arguments}
-    return classifier
-
-
 def from_torchscript(file: str | Path, classes: Sequence[str], **settings: Any) -> Classifier:
     """Load a TorchScript file (.pt or .pth); settings are those of the Classifier."""
-    file = _existing(Path(file), ".pt", ".pth")
+    file = existing(Path(file), ".pt", ".pth")
     with warnings.catch_warnings():
         # Files that exist are still to be explained, whatever replaces TorchScript.
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
@@ -249,7 +228,7 @@ def from_export(file: str | Path, classes: Sequence[str], **settings: Any) -> Cl
 
     The program must have been exported in eval mode and with a dynamic batch dimension.
     """
-    file = _existing(Path(file), ".pt2")
+    file = existing(Path(file), ".pt2")
     model = _Exported(torch.export.load(file).module())
     return _from_file("export", model, file, classes, settings)
 
@@ -263,7 +242,8 @@ def _from_file(
     return classifier
 
 
-def _existing(file: Path, *suffixes: str) -> Path:
+def existing(file: Path, *suffixes: str) -> Path:
+    """Return the file; ValueError for another suffix, FileNotFoundError where it is not there."""
     if file.suffix not in suffixes:
         raise ValueError(f"expected a file of {', '.join(suffixes)}, got {file.name!r}")
     if not file.is_file():
@@ -280,7 +260,7 @@ def load_classifier(folder: str | Path) -> Classifier:
         FileNotFoundError: a file is missing.
     """
     folder = Path(folder)
-    settings = json.loads(_existing(folder / "config.json", ".json").read_text())
+    settings = json.loads(existing(folder / "config.json", ".json").read_text())
     if not {"architecture", "classes"} <= settings.keys():
         raise ValueError(
             f"expected architecture and classes in {folder / 'config.json'}, "
@@ -288,9 +268,12 @@ def load_classifier(folder: str | Path) -> Classifier:
         )
     architecture, classes = settings.pop("architecture"), settings.pop("classes")
     kind, _, name = architecture.partition(":")
-    if kind in ("timm", "evidence"):
-        build = from_timm if kind == "timm" else from_evidence
-        return build(name, folder / _WEIGHTS, classes, **settings)
+    if kind == "timm":
+        return from_timm(name, folder / _WEIGHTS, classes, **settings)
+    if kind == "evidence":
+        from cfgen.evidence import from_evidence
+
+        return from_evidence(name, folder / _WEIGHTS, classes, **settings)
     loaders = {"torchscript": from_torchscript, "export": from_export}
     if kind not in loaders:
         raise ValueError(

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from cfgen import metrics
 from cfgen.checkpoints import load_checkpoint
-from cfgen.plausibility import LPIPS
+from cfgen.plausibility import LPIPS, round_trip
 from cfgen.training.classifier import CLASSES
 from cfgen.training.common import load_split
 
@@ -52,7 +52,7 @@ EVIDENCE = (
     "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
 )
-LAST = ("card --checkpoint CKPT", "plausibility --checkpoint CKPT")
+LAST = ("card --checkpoint CKPT",)
 BATCH = 32
 
 
@@ -123,11 +123,18 @@ def main() -> None:
     p.add_argument("--checkpoint", type=Path, required=True, help="folder to measure and complete")
     args = p.parse_args()
     folder: Path = args.checkpoint
-    measured = (folder / "plausibility" / "config.json").is_file()
-    config = CONFIG | ({"plausibility": "plausibility"} if measured else {})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     checkpoint = load_checkpoint(str(folder))
     lpips, pair = LPIPS("st-alex"), checkpoint.generator
+    images, labels, _ = load_split(args.data, "val")
+    scores = torch.cat([round_trip(lpips, pair, b.float() / 255) for b in images.split(BATCH)])
+    calibration = {
+        name: [round(v, 5) for v in scores[labels == k].sort().values.tolist()]
+        for k, name in enumerate(CLASSES)
+    }
+    text = json.dumps(CONFIG | {"calibration": calibration}, indent=2)
+    (folder / "config.json").write_text(text + "\n")
+
     images, labels, patients = load_split(args.data, "test")
     columns: dict[str, list[Tensor]] = {k: [] for k in "psnr ssim lpips target oracle".split()}
     for batch in images.split(BATCH):

@@ -68,9 +68,9 @@ ARCHITECTURES = {
     ),
 }
 LOOKED_AT = {
-    "resnet10t": ("layer2", "layer3"),
-    "densenet121": ("features.denseblock2", "features.denseblock3"),
+    "target": ("layer2", "layer3"),
     "evidence": ("join",),
+    "oracle": ("features.denseblock2", "features.denseblock3"),
 }
 MEAN, STD = 0.12, 0.15
 JITTER = 0.5  # standard deviation of the noise in z
@@ -91,14 +91,14 @@ class Localiser(nn.Module):
 
     Args:
         model: An EvidenceNet, or a timm model, whose features get a linear layer for the training.
+        names: Its modules whose outputs are looked at.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.maps: list[Tensor] = []
         own = isinstance(model, EvidenceNet)
-        kind = "evidence" if own else "resnet10t" if hasattr(model, "layer3") else "densenet121"
-        for name in LOOKED_AT[kind]:
+        for name in names:
             model.get_submodule(name).register_forward_hook(lambda *a: self.maps.append(a[-1]))
         logits_of(model, torch.zeros(2, 1, 64, 64))
         self.heads = nn.ModuleList(
@@ -231,7 +231,7 @@ def main() -> None:
     val, val_labels, _ = load_split(args.data, "val")
     model = build(args.model).train().to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval()
-    localiser = Localiser(model)
+    localiser = Localiser(model, LOOKED_AT[args.model])
     weights = [*model.parameters(), *localiser.parameters()]
     optimiser = torch.optim.AdamW(weights, args.lr, weight_decay=0.05)
     log, best = Log(args.out), -1.0
