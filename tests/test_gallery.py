@@ -236,6 +236,21 @@ def test_numbers_of_a_flipped_case(full):
     assert "A second model, which had no part in the search, agrees with 0 of 1" in page.text
 
 
+def test_doubts_are_told_and_their_absence_reassures_nobody(tmp_path):
+    """A few images are never called: their smallest p-value is too large for it."""
+    for name, rates, told in (
+        ("some", (0.01, 0.2, 0.04), "Taken together, 2 of 3 counterfactuals look unlike real"),
+        ("one", (0.01, 0.2, ""), "Taken together, 1 of 2 counterfactuals looks unlike real"),
+        ("none", (0.5, 0.2, 0.9), None),
+        ("former run", (), None),
+    ):
+        more = [{"plausibility_q": q} for q in rates] or [{}]
+        rows = [row(i, Status.FLIPPED, **m) for i, m in enumerate(more)]
+        page = write_gallery(write_run(tmp_path / name, rows)).read_text(encoding="utf-8")
+        assert ("Taken together" in page) is (told is not None)
+        assert told is None or told in page
+
+
 def test_the_slider_walks_through_the_sweep_and_the_counterfactual(full):
     _, page = full
     told = page.case(0)

@@ -138,7 +138,7 @@ def unusual(row: Mapping[str, str]) -> bool:
 
 def doubted(rows: Iterable[Mapping[str, str]]) -> tuple[int, int]:
     """How many counterfactuals look unlike real images at a false discovery rate of 5 %, of all."""
-    rates = [q for row in rows if (q := to_float(row["plausibility_q"])) == q]
+    rates = [q for row in rows if (q := to_float(row.get("plausibility_q", ""))) == q]
     return sum(q < UNUSUAL for q in rates), len(rates)
 
 
