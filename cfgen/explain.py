@@ -57,17 +57,17 @@ def explain(
 
     alpha = torch.zeros_like(problem.z)
     lam = torch.full_like(problem.z.flatten(1)[:, 0], torch.nan)
-    lower = torch.zeros_like(lam)
+    lower, guess = torch.zeros_like(lam), lam.clone()
     lam[reconstruction] = 0
     todo = (~already & ~reconstruction).nonzero()[:, 0]
     if len(todo):
         part = problem.rows(todo)
-        alpha[todo] = direction(part)
+        alpha[todo], guess[todo] = direction.aim(part)
         problem.passes[todo] = part.passes
     moving = alpha.flatten(1).any(1).nonzero()[:, 0]
     if len(moving):
         part = problem.rows(moving)
-        root = search(part.along(alpha[moving]), margin[moving])
+        root = search(part.along(alpha[moving]), margin[moving], guess[moving])
         lam[moving], lower[moving] = root.lam, root.lower
         problem.passes[moving] = part.passes
 

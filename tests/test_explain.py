@@ -109,7 +109,7 @@ class Says(Search):
     def __init__(self, lower: Tensor, lam: Tensor) -> None:
         self.lower, self.lam = lower, lam
 
-    def __call__(self, phi, start):
+    def __call__(self, phi, start, guess=None):
         return Root(self.lam, self.lower, self.lam.isfinite(), torch.zeros(len(start)).long())
 
 

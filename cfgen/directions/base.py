@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from cfgen.problem import Problem
@@ -15,3 +16,8 @@ class Direction(ABC):
     @abstractmethod
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions alpha (B, *L) towards the target; a zero row is no direction."""
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return the directions (B, *L), and where each may first cross (B,); nan for no idea."""
+        alpha = self(problem)
+        return alpha, torch.full_like(alpha.flatten(1)[:, 0], torch.nan)

@@ -34,6 +34,10 @@ class Confined(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and where each may first cross (B,)."""
         project = self.allow(problem)
         view = copy(problem)  # shares the count of passes
 
@@ -53,7 +57,9 @@ class Confined(Direction):
             return margin, torch.where(kept, part, 0)
 
         view.decode, view.grad = decode, grad
-        return unit(project(self.direction(view), slice(None)))
+        alpha, guess = self.direction.aim(view)
+        alpha = project(alpha, slice(None))
+        return unit(alpha), guess * alpha.flatten(1).norm(dim=1)
 
 
 def away_from(vectors: Tensor) -> Projection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cfgen.directions.base import Direction
+from cfgen.directions.minimal_norm import norm
 from cfgen.problem import Problem, unit
 
 
@@ -16,4 +17,9 @@ class Gradient(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        return unit(problem.grad(problem.z)[1])
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and where each meets the tangent plane's zero (B,)."""
+        m, g = problem.grad(problem.z)
+        return unit(g), -m / norm(g)

@@ -9,6 +9,13 @@ from cfgen.directions.base import Direction
 from cfgen.problem import Problem, unit
 
 
+START = 0.7
+"""The first step of the climb, as a share of the step to the tangent plane's zero."""
+
+MEMORY = 2
+"""Rays before the last one that a turn learns from."""
+
+
 class MinimalNorm(Direction):
     """Direction of the smallest step that flips: the ray that meets the boundary at a right angle.
 
@@ -32,14 +39,20 @@ class MinimalNorm(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        return self._turn(problem, *self._climb(problem))
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
+        v, n, c, left = self._climb(problem)
+        self._turn(problem, v, n, c, left)
+        return v, c
 
     def _climb(self, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rays v to the highest point of a climb, normals n there, crossings c, gradients left."""
         m, g = problem.grad(problem.z)
         v, n = unit(g), unit(g)
         c, left = torch.full_like(m, torch.inf), torch.full_like(m, self.steps - 1)
-        d, radius = torch.zeros_like(v), -m / norm(g) / 2
+        d, radius = torch.zeros_like(v), -m / norm(g) * START
         rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
             size = norm(g[rows])
@@ -57,27 +70,47 @@ class MinimalNorm(Direction):
             rows = rows[c[rows].isinf()]
         return v, n, c, left
 
-    def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> Tensor:
-        """Turn the rays v that cross at lengths c towards the normals n there."""
-        share = torch.ones_like(c)
+    def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
+        """Turn the rays v that cross at lengths c towards the normals n there, all in place."""
+        rays, normals = [v.clone()], [n.clone()]
         while True:
-            going = c.isfinite() & (dot(n, v) < self.parallel) & (share > 0.1) & (left > 0)
+            going = c.isfinite() & (dot(n, v) < self.parallel) & (left > 0)
             rows = going.nonzero()[:, 0]
             if not len(rows):
-                return v
-            old, normal, length = v[rows], n[rows], c[rows]
-            ray = unit(old + scale(share[rows], normal - old))
-            # The tangent plane at the old crossing tells the new one.
-            t = length * dot(normal, old) / dot(normal, ray)
+                return
+            ray = unit(mix(*([t[rows] for t in ts[-1 - MEMORY :]] for ts in (rays, normals))))
+            # The tangent plane at the nearest crossing tells the new one.
+            length = c[rows]
+            t = length * dot(n[rows], v[rows]) / dot(n[rows], ray)
             t = t.clamp(length / 2, length)
             m, g = problem.grad(problem.z[rows] + scale(t, ray), rows)
             left[rows] -= 1
+            for ts, new in ((rays, ray), (normals, unit(g))):
+                ts.append(ts[-1].index_copy(0, rows, new))
             new = crossing(m, g, ray, t)
             closer = new < length
             v[rows[closer]], n[rows[closer]], c[rows[closer]] = (
                 s[closer] for s in (ray, unit(g), new)
             )
-            share[rows] = torch.where(closer, (2 * share[rows]).clamp(max=1), share[rows] / 2)
+
+
+def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
+    """The affine mix of normals (n, *L) whose rays, mixed alike, are nearest to it: (n, *L).
+
+    Anderson's acceleration of the fixed point normal = ray. Reference: Walker & Ni, Anderson
+    acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
+    """
+    last = normals[-1]
+    if len(rays) == 1:
+        return last
+    gaps = torch.stack([n - v for n, v in zip(normals, rays, strict=True)]).flatten(2)
+    steps = gaps[-1] - gaps[:-1]
+    gram = torch.einsum("ird,jrd->rij", steps, steps)
+    ridge = 1e-4 * gram.diagonal(dim1=1, dim2=2).sum(1) + 1e-12
+    gram = gram + ridge.view(-1, 1, 1) * torch.eye(len(steps)).to(gram)
+    right = torch.einsum("ird,rd->ri", steps, gaps[-1])
+    weights = torch.linalg.solve(gram, right).clamp(-1, 1)
+    return last - sum(scale(w, last - n) for w, n in zip(weights.T, normals[:-1], strict=True))
 
 
 def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor) -> Tensor:

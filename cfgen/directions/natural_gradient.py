@@ -34,7 +34,12 @@ class NaturalGradient(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        g = unit(problem.grad(problem.z)[1])
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and where each meets the tangent plane's zero (B,)."""
+        m, steepest = problem.grad(problem.z)
+        g = unit(steepest)
 
         pull = vjp(problem.decode, problem.z)[1]
         problem.count("forward")
@@ -63,4 +68,5 @@ class NaturalGradient(Direction):
             way, size = residual + scale(torch.where(size > 0, new / size, 0), way), new
         # A sample whose image does not move at all keeps the plain gradient.
         still = ~solution.flatten(1).any(1)
-        return unit(torch.where(still.view(-1, *[1] * (g.ndim - 1)), g, solution))
+        alpha = unit(torch.where(still.view(-1, *[1] * (g.ndim - 1)), g, solution))
+        return alpha, -m / dot(steepest, alpha)

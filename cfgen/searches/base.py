@@ -34,10 +34,11 @@ class Search(ABC):
     """Finds the smallest lam with phi(lam) > 0, for each sample of a batch."""
 
     @abstractmethod
-    def __call__(self, phi: Phi, start: Tensor) -> Root:
+    def __call__(self, phi: Phi, start: Tensor, guess: Tensor | None = None) -> Root:
         """Search along each direction.
 
         Args:
             phi: The margin as a function of the step.
             start: phi(0) of each sample (B,), known and not positive.
+            guess: Where each may first cross (B,), to save evaluations; not finite for no idea.
         """

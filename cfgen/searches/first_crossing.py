@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from cfgen.searches.base import Phi, Root, Search
@@ -46,7 +44,7 @@ class FirstCrossing(Search):
                 raise ValueError(f"expected {name} > 0, got {value}")
         self.first, self.ratio, self.limit, self.tol = first, ratio, limit, tol
 
-    def __call__(self, phi: Phi, start: Tensor) -> Root:
+    def __call__(self, phi: Phi, start: Tensor, guess: Tensor | None = None) -> Root:
         """Search along each direction; see :class:`Search`."""
         # The bookkeeping is in float64 on the CPU, where a short step never vanishes in a long lam,
         # and because a GPU may have no float64 (MPS).
@@ -61,13 +59,22 @@ class FirstCrossing(Search):
             evals[rows] += 1
             return tame(phi(lam.to(device, dtype), rows.to(device)))
 
+        goal = torch.zeros_like(lower)
+        if guess is not None:
+            goal = guess.cpu().double().nan_to_num(0, 0, 0).clamp(0, self.limit)
         rows = torch.arange(size)
         while len(rows):
             low, m_low = lower[rows], m_lower[rows]
             step = (self.ratio * low).clamp(min=self.first)
             predicted = 1.1 * -m_low / slope[rows]
-            shorter = (predicted > 0.05 * step) & (predicted < step)
-            lam = (low + torch.where(shorter, predicted, step)).clamp(max=self.limit)
+            # Short steps could creep; from the guess a single one is taken.
+            shorter = (predicted > 0.05 * step) | ((low == goal[rows]) & (predicted > 0))
+            shorter &= predicted < step
+            predicted = torch.maximum(predicted, 0.99 * self._width(low))
+            lam = low + torch.where(shorter, predicted, step)
+            half = goal[rows] / 2
+            lam = torch.where(low < half, half, torch.where(low < goal[rows], goal[rows], lam))
+            lam = lam.clamp(max=self.limit)
             margin = evaluate(lam, rows)
             hit = margin > 0
             upper[rows[hit]], m_upper[rows[hit]] = lam[hit], margin[hit]
@@ -78,30 +85,37 @@ class FirstCrossing(Search):
 
         found = upper.isfinite()
         if found.any():
-            self._shrink(evaluate, found.nonzero()[:, 0], (lower, upper), (m_lower, m_upper))
+            wide = found & (upper - lower > self._width(lower))
+            self._shrink(evaluate, wide.nonzero()[:, 0], (lower, upper), (m_lower, m_upper))
         lam, lam_lower = (end.to(device, dtype) for end in (upper, lower))
         return Root(lam, lam_lower, found.to(device), evals)
 
     def _shrink(self, evaluate: Phi, rows: Tensor, ends: tuple, margins: tuple) -> None:
         """Narrow the brackets ``ends`` of the samples ``rows`` in place, by root-finding."""
         (lower, upper), (m_lower, m_upper) = ends, margins
+        # The newest step, the other end of the bracket, and the step before: x1, x2, x3.
+        x1, f1, x2, f2 = (t[rows] for t in (upper, m_upper, lower, m_lower))
+        share = f1 / (f1 - f2)
+        while len(rows):
+            # What is estimated next to an end is looked for just beyond, which closes the bracket.
+            least = 0.99 * self._width(torch.minimum(x1, x2)) / (x2 - x1).abs()
+            x = x1 + share.clamp(least, 1 - least) * (x2 - x1)
+            f = evaluate(x, rows)
+            same = (f > 0) == (f1 > 0)
+            x3, f3 = torch.where(same, x1, x2), torch.where(same, f1, f2)
+            x2, f2 = torch.where(same, x2, x1), torch.where(same, f2, f1)
+            x1, f1 = x, f
+            # Inverse quadratic interpolation where it is monotone, else bisection.
+            xi, eta = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
+            quadratic = f1 / (f2 - f1) * f3 / (f2 - f3)
+            quadratic += (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
+            smooth = (eta.square() < xi) & ((1 - eta).square() < 1 - xi)
+            share = torch.where(smooth, quadratic, 0.5)
+            flipped = f1 > 0
+            lower[rows], upper[rows] = torch.where(flipped, x2, x1), torch.where(flipped, x1, x2)
+            wide = upper[rows] - lower[rows] > self._width(lower[rows])
+            rows, x1, f1, x2, f2, share = (t[wide] for t in (rows, x1, f1, x2, f2, share))
 
-        def f(lam: np.ndarray, row: np.ndarray) -> np.ndarray:
-            x, i = torch.as_tensor(lam), torch.as_tensor(row)
-            # The ends were paid for by the walk; a step that lies on one is looked up.
-            value = torch.where(x == lower[i], m_lower[i], m_upper[i])
-            new = (x != lower[i]) & (x != upper[i])
-            if new.any():
-                value[new] = evaluate(x[new], i[new])
-            return value.numpy()
-
-        result = find_root(
-            f,
-            (lower[rows].numpy(), upper[rows].numpy()),
-            args=(rows.numpy(),),
-            tolerances={"xatol": self.tol * self.first / 10, "xrtol": self.tol},
-        )
-        left, right = (torch.as_tensor(end) for end in result.bracket)
-        flipped = torch.as_tensor(result.f_bracket[0]) > 0
-        lower[rows] = torch.where(flipped, right, left)
-        upper[rows] = torch.where(flipped, left, right)
+    def _width(self, lam: Tensor) -> Tensor:
+        """The width of a bracket at ``lam`` that needs no narrowing; never less than rounding."""
+        return max(self.tol, 1e-14) * (lam + self.first / 10)
