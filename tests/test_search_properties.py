@@ -58,12 +58,12 @@ starts = st.floats(1e-3, 80)
 pieces = st.builds(Piece, starts, values | odd, slopes)
 
 
-def run(search: FirstCrossing, margins: list[Margin]):
+def run(search: FirstCrossing, margins: list[Margin], guess: Tensor | None = None):
     def phi(lam: Tensor, rows: Tensor) -> Tensor:
         pairs = zip(lam.tolist(), rows.tolist(), strict=True)
         return torch.tensor([margins[i].ask(s) for s, i in pairs], dtype=torch.float64)
 
-    result = search(phi, torch.full((len(margins),), -1.0, dtype=torch.float64))
+    result = search(phi, torch.full((len(margins),), -1.0, dtype=torch.float64), guess)
     return list(
         zip(
             *(t.tolist() for t in (result.lam, result.lower, result.found, result.evals)),
@@ -74,16 +74,21 @@ def run(search: FirstCrossing, margins: list[Margin]):
 
 @each_search
 @settings(max_examples=60)
-@given(rest=st.lists(pieces, max_size=6))
-@example(rest=[])
-@example(rest=[Piece(63.99, 1.0, 0.0)])
-@example(rest=[Piece(2.0, 1.0, 0.0), Piece(2.0001, -1.0, 0.0)])
-@example(rest=[Piece(1.0, 1.0, 0.0), Piece(9.0, -1.0, 0.0), Piece(20.0, 1.0, 0.0)])
-@example(rest=[Piece(0.5, math.nan, 0.0), Piece(5.0, 1.0, 1.0)])
-@example(rest=[Piece(0.5, 0.0, 0.0), Piece(5.0, 5e-324, 0.0)])
-def test_whatever_the_margin(search, rest):
+@given(rest=st.lists(pieces, max_size=6), guess=st.just(0.0) | st.floats(1e-3, 100))
+@example(rest=[], guess=0.0)
+@example(rest=[Piece(63.99, 1.0, 0.0)], guess=0.0)
+@example(rest=[Piece(63.99, 1.0, 0.0)], guess=63.98)
+@example(rest=[Piece(2.0, 1.0, 0.0), Piece(2.0001, -1.0, 0.0)], guess=2.0)
+@example(rest=[Piece(1.0, 1.0, 0.0), Piece(9.0, -1.0, 0.0), Piece(20.0, 1.0, 0.0)], guess=0.0)
+@example(rest=[Piece(0.5, math.nan, 0.0), Piece(5.0, 1.0, 1.0)], guess=0.0)
+@example(rest=[Piece(0.5, 0.0, 0.0), Piece(5.0, 5e-324, 0.0)], guess=0.0)
+def test_whatever_the_margin_and_the_guess(search, rest, guess):
     margin = Margin(rest)
-    [(lam, lower, found, evals)] = run(search, [margin])
+    [(lam, lower, found, evals)] = run(search, [margin], torch.tensor([guess], dtype=torch.float64))
+
+    def resolution(low: float) -> float:
+        return max(search.first, search.ratio * low, min(guess, search.limit) / 2)
+
     seen = sorted(margin.seen.items())
     assert evals == len(seen) - 1
     assert all(0 <= s <= search.limit for s, _ in seen)
@@ -102,10 +107,10 @@ def test_whatever_the_margin(search, rest):
     end = lam if found else search.limit
     before = [s for s, _ in seen if s <= end]
     for low, high in zip(before, before[1:], strict=False):
-        assert high - low <= max(search.first, search.ratio * low) * (1 + 1e-9)
+        assert high - low <= resolution(low) * (1 + 1e-9)
     # So a flip that stays for one step of the walk is never overlooked.
     for low, high in margin.flipped():
-        if high - low > max(search.first, search.ratio * low) and high <= search.limit:
+        if high - low > resolution(low) and high <= search.limit:
             assert found
             assert lam <= low + search.tol * (lam + search.first / 10) * (1 + 1e-9)
             break

@@ -69,6 +69,36 @@ def test_a_single_crossing_is_found_to_the_tolerance(search, root, shape):
     assert result.evals.item() == len(phi.seen)
 
 
+@each_search
+@pytest.mark.parametrize("guess", [math.nan, math.inf, -1.0, 0.0, 1e-9, 0.7, 2.9, 3.1, 9.0, 1e9])
+def test_a_guess_right_or_wrong_gives_the_same_root(search, guess):
+    phi = Recorder(lambda lam: (lam / 3).sqrt() - 1)
+    result = search(phi, torch.tensor([-1.0]).double(), torch.tensor([guess], dtype=torch.float64))
+    lam, lower = result.lam.item(), result.lower.item()
+    assert lower <= 3 * (1 + 1e-12)
+    assert lam > 3 * (1 - 1e-12)
+    assert lam - lower <= search.tol * (lam + search.first / 10)
+    assert result.evals.item() == len(phi.seen)
+
+
+@pytest.mark.parametrize("root", [0.06, 3.0, 40.0])
+@pytest.mark.parametrize("miss", [-0.0025, -0.001, 0.001, 0.0025])
+@pytest.mark.parametrize("power", [0.5, 1, 3])
+def test_a_guess_within_half_the_tolerance_costs_three_evaluations(root, miss, power):
+    phi = Recorder(lambda lam: (lam / root) ** power - 1)
+    guess = torch.tensor([root * (1 + miss)], dtype=torch.float64)
+    result = FirstCrossing()(phi, torch.tensor([-1.0]).double(), guess)
+    assert result.evals.item() == 3
+    assert result.lower.item() <= root < result.lam.item()
+
+
+def test_a_flip_that_holds_for_half_the_guess_is_seen_before_it():
+    for start in (0.1, 0.9, 1.4, 1.9):
+        f = flips_in((start, start + 2.0), (3.99, 60.0))
+        result = FirstCrossing()(Recorder(f), f(torch.zeros(1)), torch.tensor([4.0]))
+        assert start < result.lam.item() < start * 1.01 + 0.01
+
+
 @pytest.mark.parametrize("root", [0.6, 3.0, 40.0])
 def test_smooth_margins_are_cheap(root):
     """Chandrupatla's method beats bisection, which takes log2(1 / tol) = 8 and more."""
@@ -169,10 +199,12 @@ def test_a_margin_of_zero_is_the_last_that_is_not_flipped():
 @each_search
 def test_a_batch_is_its_rows_and_each_pays_for_itself(search):
     roots = torch.tensor([0.3, 1.0, 500.0, 2.0, 50.0, 0.01], dtype=torch.float64)
+    guess = torch.tensor([0.3, math.nan, 600.0, 1.0, 49.0, 5.0], dtype=torch.float64)
     phi = Recorder(lambda lam: lam)
-    result = search(lambda lam, rows: phi(lam, rows) - roots[rows], -roots)
+    result = search(lambda lam, rows: phi(lam, rows) - roots[rows], -roots, guess)
     for i, root in enumerate(roots):
-        alone, _ = search_one(search, lambda lam, root=root: lam - root)
+        one = Recorder(lambda lam, root=root: lam - root)
+        alone = search(one, -roots[i : i + 1], guess[i : i + 1])
         for name in ("lam", "lower", "found", "evals"):
             expected = getattr(alone, name)
             torch.testing.assert_close(

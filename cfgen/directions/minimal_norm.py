@@ -8,11 +8,10 @@ from torch import Tensor
 from cfgen.directions.base import Direction
 from cfgen.problem import Problem, unit
 
-
 START = 0.7
 """The first step of the climb, as a share of the step to the tangent plane's zero."""
 
-MEMORY = 2
+MEMORY = 3
 """Rays before the last one that a turn learns from."""
 
 
@@ -22,19 +21,21 @@ class MinimalNorm(Direction):
     First climb: DeepFool's step -m / |g| along the normal n = g / |g|, inside a trust region that
     grows where the tangent plane of the margin predicts the gain and shrinks where it does not.
     Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
-    z along n. The ray turns towards n, by half as much whenever its crossing does not move closer.
-    The fixed point n = v is the condition for a minimum of the norm.
+    z along n, so the ray turns there, or where :func:`mix` sees the normals lead. The fixed point
+    n = v is the condition for a minimum of the norm; the ray that crosses nearest is handed over.
 
     Args:
         steps: Largest number of gradients.
-        parallel: Cosine between ray and normal at the boundary at which a sample stops.
+        parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
+            further shortens the step by 1 - parallel at most if the boundary is a plane.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
-    combined random load sequences, 1978, doi:10.1016/0045-7949(78)90046-9.
+    combined random load sequences, 1978, doi:10.1016/0045-7949(78)90046-9; Walker & Ni, Anderson
+    acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
     """
 
-    def __init__(self, steps: int = 12, parallel: float = 0.995) -> None:
+    def __init__(self, steps: int = 12, parallel: float = 0.99) -> None:
         self.steps, self.parallel = steps, parallel
 
     def __call__(self, problem: Problem) -> Tensor:
@@ -87,22 +88,19 @@ class MinimalNorm(Direction):
             left[rows] -= 1
             for ts, new in ((rays, ray), (normals, unit(g))):
                 ts.append(ts[-1].index_copy(0, rows, new))
-            new = crossing(m, g, ray, t)
-            closer = new < length
-            v[rows[closer]], n[rows[closer]], c[rows[closer]] = (
-                s[closer] for s in (ray, unit(g), new)
-            )
+            at = crossing(m, g, ray, t)
+            nearer = at < length
+            closer = rows[nearer]
+            v[closer], n[closer], c[closer] = ray[nearer], unit(g)[nearer], at[nearer]
 
 
 def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
-    """The affine mix of normals (n, *L) whose rays, mixed alike, are nearest to it: (n, *L).
+    """The affine mix of normals (n, *L) to which their rays, mixed alike, come nearest (n, *L).
 
-    Anderson's acceleration of the fixed point normal = ray. Reference: Walker & Ni, Anderson
-    acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
+    This is Anderson's acceleration of the fixed point normal = ray, oldest first. The weights are
+    held in [-1, 1], for the normals are linear in the rays only near the fixed point.
     """
     last = normals[-1]
-    if len(rays) == 1:
-        return last
     gaps = torch.stack([n - v for n, v in zip(normals, rays, strict=True)]).flatten(2)
     steps = gaps[-1] - gaps[:-1]
     gram = torch.einsum("ird,jrd->rij", steps, steps)

@@ -21,7 +21,10 @@ class FirstCrossing(Search):
 
     The walk sees every crossing that stays flipped over one of its steps: at lam the step is
     ``max(first, ratio * lam)``, or shorter where the last two margins predict a crossing inside it.
-    The root is found by Chandrupatla's method on all samples at once.
+    With a guess the walk is coarser: its first steps end at half the guess and at the guess. So
+    what it sees before a guess are crossings that stay flipped over half the guess, and a guess
+    within ``tol / 2`` costs three evaluations.
+    The root is found by Chandrupatla's method on all samples at once, from a secant.
 
     Args:
         first: Shortest step of the walk, its resolution near 0.
@@ -67,13 +70,13 @@ class FirstCrossing(Search):
             low, m_low = lower[rows], m_lower[rows]
             step = (self.ratio * low).clamp(min=self.first)
             predicted = 1.1 * -m_low / slope[rows]
-            # Short steps could creep; from the guess a single one is taken.
-            shorter = (predicted > 0.05 * step) | ((low == goal[rows]) & (predicted > 0))
-            shorter &= predicted < step
+            # Many very short steps would creep; a single one may follow the guess.
+            shortest = torch.where(low == goal[rows], 0, 0.05 * step)
+            shorter = (predicted > shortest) & (predicted < step)
             predicted = torch.maximum(predicted, 0.99 * self._width(low))
             lam = low + torch.where(shorter, predicted, step)
-            half = goal[rows] / 2
-            lam = torch.where(low < half, half, torch.where(low < goal[rows], goal[rows], lam))
+            for stop in (goal[rows], goal[rows] / 2):
+                lam = torch.where(low < stop, stop, lam)
             lam = lam.clamp(max=self.limit)
             margin = evaluate(lam, rows)
             hit = margin > 0
@@ -117,5 +120,5 @@ class FirstCrossing(Search):
             rows, x1, f1, x2, f2, share = (t[wide] for t in (rows, x1, f1, x2, f2, share))
 
     def _width(self, lam: Tensor) -> Tensor:
-        """The width of a bracket at ``lam`` that needs no narrowing; never less than rounding."""
+        """The width of a bracket from ``lam`` (n,) on that is narrow enough, above rounding."""
         return max(self.tol, 1e-14) * (lam + self.first / 10)
