@@ -100,6 +100,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
         channels=image["channels"],
         stem=pair["stem"],
         value_range=tuple(pair["value_range"]),
+        sigma=pair.get("sigma", 0.0),
     )
 
     def classifier(part: str) -> Classifier:

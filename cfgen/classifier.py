@@ -256,7 +256,7 @@ def load_classifier(folder: str | Path) -> Classifier:
 
     Raises:
         ValueError: an architecture other than ``timm:NAME``, ``evidence:NAME``,
-            ``torchscript:FILE``, ``export:FILE``.
+            ``committee:FOLDER,FOLDER``, ``torchscript:FILE``, ``export:FILE``.
         FileNotFoundError: a file is missing.
     """
     folder = Path(folder)
@@ -274,11 +274,15 @@ def load_classifier(folder: str | Path) -> Classifier:
         from cfgen.evidence import from_evidence
 
         return from_evidence(name, folder / _WEIGHTS, classes, **settings)
+    if kind == "committee":
+        from cfgen.committee import from_members
+
+        return from_members(folder, name.split(","), classes, **settings)
     loaders = {"torchscript": from_torchscript, "export": from_export}
     if kind not in loaders:
         raise ValueError(
-            "expected an architecture of timm:NAME, evidence:NAME, torchscript:FILE or "
-            f"export:FILE, got {architecture!r}"
+            "expected an architecture of timm:NAME, evidence:NAME, committee:FOLDER,FOLDER, "
+            f"torchscript:FILE or export:FILE, got {architecture!r}"
         )
     return loaders[kind](folder / name, classes, **settings)
 
@@ -296,7 +300,12 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if classifier.file is None:
+    kind, _, name = classifier.config["architecture"].partition(":")
+    if kind == "committee":
+        members: Any = classifier.model.members
+        for part, member in zip(name.split(","), members, strict=True):
+            save_classifier(member, folder / part)
+    elif classifier.file is None:
         from safetensors.torch import save_model
 
         save_model(classifier.model, str(folder / _WEIGHTS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, fields
 
 import torch
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from cfgen.criterion import Criterion
@@ -49,16 +51,19 @@ class Passes:
 class Problem:
     """Find the smallest step in latent space that meets the criterion, for a batch of images.
 
-        z = E(x)        X' = G(z + lam * alpha) + r        r = x - G(z)   (0 without detail)
+        z = E(x)        X' = S G(z + lam * alpha) + r        r = x - S G(z)
+
+    S is a Gaussian of the pair's sigma: what is finer, the image keeps. Without detail S is the
+    identity and r is 0.
 
     Args:
         generator: The pair E, G.
         classifier: f, images (B, C, H, W) in [0, 1] to logits (B, K).
         criterion: Logits to a signed margin (B,).
         x: Images (B, C, H, W) in [0, 1].
-        detail: Keep what the pair cannot reconstruct, by adding r.
-        region: Where the image may change (B, 1, H, W) in [0, 1]: X' moves from x to G(z') + r by
-            this share. None for everywhere; 1 - mask for "not here".
+        detail: Keep what the pair cannot reconstruct, by adding r, and what is finer than sigma.
+        region: Where the image may change (B, 1, H, W) in [0, 1]: X' moves from x to S G(z') + r
+            by this share. None for everywhere; 1 - mask for "not here".
         levels: Grid of the images that are handed over, 255 for 8 bit; None for no rounding.
         autocast: Context manager for the gradients, for mixed precision. The search and the
             verdict always run in the precision of the weights.
@@ -118,7 +123,7 @@ class Problem:
             )
         self.passes.encode += 1
         self.x_rec = self.to_grid(rec.clamp(0, 1))
-        self.r = self.x - rec if detail else torch.zeros_like(rec)
+        self.r = self.x - one_by_one(self.smooth, rec) if detail else torch.zeros_like(rec)
         self.start = self.x if detail else self.to_grid(self.compose(rec).clamp(0, 1))
 
     def __len__(self) -> int:
@@ -140,14 +145,22 @@ class Problem:
         """Round images to the grid of the file that is handed over."""
         return x if self.levels is None else (x * self.levels).round() / self.levels
 
+    def smooth(self, rec: Tensor) -> Tensor:
+        """S of decoded images (n, C, H, W): without what is finer than the pair's sigma."""
+        sigma = self.generator.sigma if self.detail else 0.0
+        if sigma == 0:
+            return rec
+        side = 2 * math.ceil(3 * sigma) + 1
+        return gaussian_blur2d(rec, (side, side), (sigma, sigma))
+
     def compose(self, rec: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Add the detail to decoded images rec (n, C, H, W); outside the region stays x."""
+        """Add the detail to S G(z), rec (n, C, H, W); outside the region stays x."""
         x = rec + self.r[rows]
         return x if self.region is None else torch.lerp(self.x[rows], x, self.region[rows])
 
     def decode(self, z: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """The image of z, clamped to [0, 1] but not rounded: differentiable in z (n, *L)."""
-        x = self.compose(self.generator.decode(z), rows)
+        x = self.compose(self.smooth(self.generator.decode(z)), rows)
         # A pixel on the edge of the range, as black background is, keeps its gradient, whatever the
         # last bits of G (they depend on the batch) and the gradient of torch's clamp there.
         edge = 1e-5
@@ -169,7 +182,8 @@ class Problem:
         Returns:
             Images (B, C, H, W) in [0, 1].
         """
-        rec = one_by_one(self.generator.decode, self.latent(alpha, lam.nan_to_num()))
+        z = self.latent(alpha, lam.nan_to_num())
+        rec = one_by_one(lambda row: self.smooth(self.generator.decode(row)), z)
         return self.to_grid(self.compose(rec).clamp(0, 1))
 
     @torch.no_grad()

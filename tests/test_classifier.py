@@ -338,8 +338,8 @@ def test_unknown_architectures_never_ask_the_network(tmp_path):
     config = {"architecture": "keras:resnet", "classes": CLASSES}
     (tmp_path / "config.json").write_text(json.dumps(config))
     message = (
-        "expected an architecture of timm:NAME, evidence:NAME, torchscript:FILE or export:FILE, "
-        "got 'keras:resnet'"
+        "expected an architecture of timm:NAME, evidence:NAME, committee:FOLDER,FOLDER, "
+        "torchscript:FILE or export:FILE, got 'keras:resnet'"
     )
     with refuses(ValueError, message):
         load_classifier(tmp_path)

@@ -251,3 +251,45 @@ def test_the_gradient_does_not_need_the_callers_grad_mode():
     with torch.no_grad():
         got = problem.grad(problem.z)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+
+
+class Waves(Generator):
+    """Images of 32 px from two numbers: a wave of two pixels and one of the whole side."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        side = torch.arange(32)
+        fine, coarse = (-1.0) ** side, torch.cos(torch.pi * side / 32)
+        self.basis = torch.stack([fine, coarse])[:, None, None].expand(2, 1, 32, 32) / 8
+        self.sigma = sigma
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return 0.5 + torch.einsum("bk,kchw->bchw", z, self.basis)
+
+
+def test_what_is_finer_than_sigma_stays_that_of_the_image():
+    x = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) / 4 + 0.4
+    lam = torch.ones(1)
+    for sigma, share in ((0.0, 1.0), (1.5, 0.01)):
+        problem = Problem(Waves(sigma), sums(), target(1), x, levels=None)
+        fine = problem.image(torch.tensor([[1.0, 0.0]]), lam) - x
+        assert float(fine.abs().max()) <= share / 8 + 1e-6
+        # The mean is no detail, and x at step 0 is x itself.
+        coarse = problem.image(torch.tensor([[0.0, 1.0]]), lam) - x
+        torch.testing.assert_close(coarse, Waves(0).basis[1:].clone(), rtol=0, atol=0.01)
+        torch.testing.assert_close(problem.image(torch.eye(2)[:1], 0 * lam), x)
+        rows = torch.arange(1)
+        z = torch.tensor([[0.3, 0.4]])
+        torch.testing.assert_close(
+            problem.decode(z, rows), problem.image(z / 0.5, 0.5 * lam), rtol=0, atol=1e-6
+        )
+
+
+def test_without_detail_the_pair_is_shown_as_it_is():
+    x = torch.full((1, 1, 32, 32), 0.5)
+    problem = Problem(Waves(1.5), sums(), target(1), x, detail=False, levels=None)
+    image = problem.image(torch.tensor([[1.0, 0.0]]), torch.ones(1))
+    torch.testing.assert_close(image, 0.5 + Waves(0).basis[:1])

@@ -36,8 +36,8 @@ class Guided(Direction):
         self,
         prior: Prior,
         seed: int = 0,
-        steps: int = 24,
-        noise: float = 0.15,
+        steps: int = 40,
+        noise: float = 0.3,
         momentum: float = 0.5,
         reach: float = 0.1,
     ) -> None:

@@ -12,7 +12,13 @@ class Generator(nn.Module, ABC):
 
     A generator is frozen and in eval mode, and both maps are deterministic: the same rows give the
     same rows. An autoencoder, a GAN with an encoder and a linear basis all fit.
+
+    Attributes:
+        sigma: What is finer than a Gaussian of this standard deviation, in pixels, the pair cannot
+            be trusted with: a counterfactual that keeps the detail of its image keeps it there.
     """
+
+    sigma: float = 0.0
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

@@ -37,9 +37,10 @@ class Autoencoder(Generator):
         channels: C of the images, 1 or 3.
         stem: s; by default what the model's ``in_channels`` says.
         value_range: the values that the model holds for 0 and 1.
+        sigma: as of every Generator, in pixels.
 
     Raises:
-        ValueError: another class, or channels that do not fit.
+        ValueError: another class, channels that do not fit, or a negative sigma.
 
     Reference:
         Rombach, Blattmann, Lorenz, Esser, Ommer (2022). High-Resolution Image Synthesis with Latent
@@ -53,6 +54,7 @@ class Autoencoder(Generator):
         channels: int,
         stem: int | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
+        sigma: float = 0.0,
     ) -> None:
         """Read the conventions of the model from its config."""
         super().__init__()
@@ -77,7 +79,10 @@ class Autoencoder(Generator):
         self.channels = channels
         self.stem = inferred
         self.multiple = inferred * 2 ** (len(config[_LEVELS[self.kind]]) - 1)
+        if not sigma >= 0:
+            raise ValueError(f"expected sigma of at least 0, got {sigma}")
         self.low, self.high = value_range
+        self.sigma = sigma
         self.shift = config.get("shift_factor") or 0.0
         self.scaling = config.scaling_factor
         self.freeze()

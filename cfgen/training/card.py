@@ -26,40 +26,37 @@ from cfgen.training.common import load_split
 
 CONFIG = {
     "image": {"channels": 1, "size": [128, 128]},
-    "generator": {"folder": "autoencoder", "stem": 4, "value_range": [0.0, 1.0]},
+    "generator": {"folder": "autoencoder", "stem": 4, "value_range": [0.0, 1.0], "sigma": 1.5},
     "classifier": "classifier",
     "oracle": "oracle",
     "prior": "prior",
 }
-FIRST = (
+COMMITTEE = {
+    "architecture": "committee:robust,evidence",
+    "arguments": {"share": 0.2},
+    "classes": CLASSES,
+    "channels": 1,
+    "head": "sigmoid",
+}
+COMMANDS = (
     "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
     "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --real-only "
     "--out CKPT/oracle",
+    "classifier --model target --steps 2200 --seed 0 --radius 0.6 --real-only "
+    "--out CKPT/classifier/robust",
     "prior --steps 1800 --copies 6 --seed 0 --real-only --autoencoder CKPT/autoencoder "
     "--out CKPT/prior",
     "prior --steps 1300 --copies 6 --seed 1 --lr 5e-4 --real-only --resume "
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
     "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 --out CKPT/autoencoder",
     "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
-)
-PLAIN = (
-    "classifier --model target --steps 2200 --seed 0 --radius 0.6 --real-only "
-    "--out CKPT/classifier",
-)
-EVIDENCE = (
-    "classifier --model evidence --steps 1800 --every 150 --seed 0 "
-    "--autoencoder CKPT/autoencoder --out CKPT/classifier",
     "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
+    "classifier --model evidence --steps 3000 --every 200 --seed 3 "
+    "--autoencoder CKPT/autoencoder --out CKPT/classifier/evidence",
+    "card --checkpoint CKPT",
 )
-LAST = ("card --checkpoint CKPT",)
 BATCH = 32
-
-
-def commands(evidence: bool) -> list[str]:
-    """The training of a checkpoint, with or without a classifier of pooled evidence."""
-    lines = (*FIRST, *(EVIDENCE if evidence else PLAIN), *LAST)
-    return [f"python -m cfgen.training.{line} --data DATA" for line in lines]
 
 
 def interval(
@@ -123,7 +120,8 @@ def main() -> None:
     p.add_argument("--checkpoint", type=Path, required=True, help="folder to measure and complete")
     args = p.parse_args()
     folder: Path = args.checkpoint
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    for path, config in ((folder, CONFIG), (folder / "classifier", COMMITTEE)):
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     checkpoint = load_checkpoint(str(folder))
     lpips, pair = LPIPS("st-alex"), checkpoint.generator
     images, labels, _ = load_split(args.data, "val")
@@ -173,9 +171,9 @@ def main() -> None:
         }
     (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
     environment = Environment(loader=PackageLoader("cfgen.training", "."), autoescape=False)
-    evidence = "evidence:" in (folder / "classifier" / "config.json").read_text()
+    commands = [f"python -m cfgen.training.{line} --data DATA" for line in COMMANDS]
     card = environment.get_template("card.md.jinja").render(
-        m=report, commands=commands(evidence), name=folder.resolve().name, evidence=evidence
+        m=report, commands=commands, name=folder.resolve().name
     )
     (folder / "README.md").write_text(card + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))

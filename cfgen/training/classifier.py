@@ -74,7 +74,6 @@ LOOKED_AT = {
 }
 MEAN, STD = 0.12, 0.15
 JITTER = 0.5  # standard deviation of the noise in z
-HALF = 0.5  # of a batch are made slices
 
 
 def build(name: str) -> nn.Module:
@@ -213,6 +212,7 @@ def main() -> None:
     p = parser(__doc__, steps=2200, batch_size=24, lr=1.5e-3)
     p.add_argument("--model", choices=sorted(ARCHITECTURES), default="target")
     p.add_argument("--real-only", action="store_true", help="no slices made by lesions")
+    p.add_argument("--made", type=float, default=0.3, help="share of a batch that is made")
     p.add_argument("--autoencoder", type=Path, help="folder of the pair whose latents are moved")
     p.add_argument("--jittered", type=int, default=2000, help="slices with a moved latent")
     p.add_argument("--radius", type=float, default=1.2, help="largest L2 radius of PGD, 0: none")
@@ -239,7 +239,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = args.lr * cosine(step, args.steps)
         parts = []
-        for of, size in ((real, 1 - HALF), (more, HALF)):
+        for of, size in ((real, 1 - args.made), (more, args.made)):
             index = torch.randint(len(of.images), (round(size * args.batch_size),))
             parts.append(Slices(*(t[index] for t in of)))
         image, mask, y = map(torch.cat, zip(*parts, strict=True))

@@ -1,0 +1,73 @@
+"""A classifier of several: it is as sure as the least sure of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cfgen.classifier import Classifier, load_classifier
+
+
+class Committee(nn.Module):
+    """The log-odds of the most hesitant member where all agree, 0 where they do not.
+
+    Members that learned in different ways are fooled in different ways: a change that turns the most
+    hesitant one turned all. A share of the mean keeps a gradient where they disagree, so with
+    weakest w and mean m the log-odds are (1 - share) w + share m.
+
+    Args:
+        members: Classifiers of the same two classes.
+        share: Share of the mean, in (0, 1].
+
+    Raises:
+        ValueError: Fewer than two members, or classes that are not the same two for all.
+
+    Reference: Tramer et al., Ensemble Adversarial Training: Attacks and Defenses, 2018,
+    arXiv:1705.07204, for what several models share and one alone does not.
+    """
+
+    def __init__(self, members: Sequence[Classifier], share: float = 0.2) -> None:
+        super().__init__()
+        if not 0 < share <= 1:
+            raise ValueError(f"expected a share in (0, 1], got {share}")
+        if len(members) < 2:
+            raise ValueError(f"expected two members or more, got {len(members)}")
+        for member in members:
+            if len(member.classes) != 2 or member.classes != members[0].classes:
+                got = " and ".join(", ".join(m.classes) for m in members)
+                raise ValueError(f"expected members with the same two classes, got {got}")
+        self.members = nn.ModuleList(members)
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-odds (B,) of the second class for images (B, C, H, W) in [0, 1]."""
+        logits = torch.stack([member(x) for member in self.members])
+        odds = logits[..., 1] - logits[..., 0]
+        weakest = odds.amin(0).clamp(min=0) + odds.amax(0).clamp(max=0)
+        return torch.lerp(weakest, odds.mean(0), self.share)
+
+
+def from_members(
+    folder: str | Path,
+    members: Sequence[str],
+    classes: Sequence[str],
+    *,
+    arguments: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Classifier:
+    """Read a committee from a folder with one folder for each member; arguments are Committee's."""
+    arguments = arguments or {}
+    committee = Committee([load_classifier(Path(folder) / name) for name in members], **arguments)
+    own = committee.members[0].classes
+    if tuple(classes) != own:
+        raise ValueError(f"expected the classes of the members, {', '.join(own)}, got {', '.join(classes)}")
+    classifier = Classifier(committee, classes, **settings)
+    classifier.config |= {
+        "architecture": f"committee:{','.join(members)}",
+        "arguments": arguments,
+    }
+    return classifier
