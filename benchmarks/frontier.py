@@ -1,11 +1,11 @@
 """Smallest against believable on real slices: every direction, judged by models it never saw.
 
-    pip install -e ".[bench]"
+    pip install -e ".[bench]" && pip install --no-deps latentshift
     python benchmarks/frontier.py --images ../shared/data/lgg-flair-128
 
 Slices that f and the oracle classify rightly, details kept. The oracle says whether a second model
 shares the flip, a segmenter how much lesion is left, the lesion mask where the image changed; the
-attribution maps of captum on the same slices stand beside. Writes
+attribution maps of captum and latentshift's heatmap on the same slices stand beside. Writes
 benchmarks/results/frontier.json and prints its tables in Markdown.
 """
 
@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ace import ACE
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion, Saliency
+from fastdime import FastDiME
+from latent_shift import INSTALL, heatmaps
 from lgg import table
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
@@ -33,6 +36,7 @@ from cfgen.training.common import load_masks, load_split
 from cfgen.training.segmenter import Segmenter, dice, predict
 
 BATCH = 32
+PEERS = {"FastDiME": FastDiME, "ACE": ACE}
 BRAIN = 10 / 255  # darker pixels are background
 
 
@@ -63,8 +67,8 @@ def frontier(
     masks: Tensor,
 ) -> dict[str, Any]:
     """One row: a direction on images x (N, 1, H, W) with lesion masks (N, 1, H, W) bool."""
-    make: Any = DIRECTIONS[name]
-    direction = make(checkpoint.prior) if name in PRIOR_GUIDED else make()
+    make: Any = (DIRECTIONS | PEERS)[name]
+    direction = make(checkpoint.prior) if name in (*PRIOR_GUIDED, *PEERS) else make()
     pair, f, oracle = checkpoint.generator, checkpoint.classifier, checkpoint.oracle
     assert oracle is not None
     plausibility = Plausibility(lpips, pair, checkpoint.calibration, checkpoint.reference)
@@ -112,7 +116,10 @@ def frontier(
 
 
 def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[str, Any]]:
-    """Rows of captum's maps for the class tumour on images with a lesion."""
+    """Rows of maps for the class tumour on images with a lesion.
+
+    Grad-CAM looks at the last stage of f, of its first member where f is a committee.
+    """
     f = checkpoint.classifier
     k = f.index("tumour")
     layer = next(m for name, m in f.named_modules() if name.endswith("layer3"))
@@ -128,14 +135,19 @@ def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[
             (b.shape[-2], b.shape[-1]),
             "bilinear",
         ),
+        "latentshift": lambda b: heatmaps(checkpoint.generator, f, b, k),
         "intensity": lambda b: b,
     }
     rows = []
     with torch.enable_grad():
         for name, method in methods.items():
-            maps = torch.cat(
-                [method(b.clone().requires_grad_()).detach().abs() for b in x.split(BATCH)]
-            )
+            try:
+                maps = torch.cat(
+                    [method(b.clone().requires_grad_()).detach().abs() for b in x.split(BATCH)]
+                )
+            except ImportError:  # a peer that is not there
+                rows.append({"map": name, "AUROC": f"`{INSTALL}`"})
+                continue
             auroc, precision = locality(maps, x, masks)
             rows.append({"map": name, "AUROC": round(auroc, 4), "AP": round(precision, 4)})
     return rows
@@ -148,7 +160,7 @@ def main() -> None:
     p.add_argument("--images", type=Path, required=True, help="folder with labels.csv and masks")
     p.add_argument("--split", default="test", help="val to choose a method, test to report it")
     p.add_argument("--limit", type=int, help="only N slices, drawn with seed 0")
-    p.add_argument("--directions", nargs="+", default=list(DIRECTIONS))
+    p.add_argument("--directions", nargs="+", default=[*DIRECTIONS, *PEERS])
     p.add_argument("--confidence", nargs="+", type=float, default=[0.5, 0.9])
     p.add_argument("--checkpoint", default="brain-flair")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frontier.json")

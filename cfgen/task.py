@@ -62,9 +62,6 @@ class Task:
             return ()
         if f.head != "multilabel":
             raise ValueError(f"expected a multilabel classifier to hold findings, got {f.head}")
-        if self.settings.direction in PRIOR_GUIDED:
-            name = self.settings.direction
-            raise ValueError(f"expected a direction without a prior to hold findings, got '{name}'")
         moved = self.classifier.classes[1]
         if moved in names:
             raise ValueError(f"expected findings other than the target to hold, got '{moved}'")

@@ -208,10 +208,17 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
         for row, other, flips in zip(free, held, both, strict=True):
             if flips:  # less is allowed, so the way is longer
                 assert other["lam"] > 0.99 * row["lam"]
+    # The prior's way is confined, too.
+    prior = tiny.tiny_prior(classes=("no bright", "bright"))
+    known, plain = replace(checkpoint, prior=prior), checkpoint
+    checkpoint = known
+    found, kept = rows("guided", items, target="bright", hold=("upper",), direction="guided")
+    assert [r["status"] for r in found].count("FLIPPED") > 0 and max(kept) < 0.1
+    checkpoint = plain
     for hold, direction, message in (
         (("bright",), "minimal_norm", "expected findings other than the target to hold, got 'bri"),
         (("cat",), "minimal_norm", "expected a class of bright, upper, got 'cat'"),
-        (("upper",), "guided", "expected a direction without a prior to hold findings, got 'gui"),
+        (("upper",), "guided", "expected a prior of the classes no bright, bright for 'guided'"),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             settings = Settings(target="bright", hold=hold, direction=direction)

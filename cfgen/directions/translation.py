@@ -41,7 +41,7 @@ class Translation(Direction):
     def chord(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Changes e (B, *L), and the samples (n,) int64 that do not flip at z + e."""
         target = problem.criterion.target
-        source = problem.logits(problem.x).argmax(1)
+        source = problem.criterion.classes(problem.logits(problem.x)).argmax(1)
         problem.count("forward")
         e, rows = torch.zeros_like(problem.z), torch.arange(len(problem), device=problem.z.device)
         for guidance in self.guidance:
