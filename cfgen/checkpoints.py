@@ -43,7 +43,7 @@ class Checkpoint:
         size: Height and width of an image.
         calibration: For each class, how strange real images of it are (n,): by the reference, or
             where there is none by the round-trip LPIPS alone.
-        reference: What real images of each class look like to LPIPS, or None.
+        reference: What real images look like to LPIPS, or None.
         hashes: SHA-256 of each weights file.
     """
 

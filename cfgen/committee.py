@@ -15,8 +15,8 @@ from cfgen.classifier import Classifier, load_classifier
 class Committee(nn.Module):
     """The log-odds of the most hesitant member where all agree, 0 where they do not.
 
-    Members that learned in different ways are fooled in different ways: a change that turns the most
-    hesitant one turned all. A share of the mean keeps a gradient where they disagree, so with
+    Members that learned in different ways are fooled in different ways: a change that turns the
+    most hesitant one has turned all. A share of the mean keeps a gradient where they disagree: with
     weakest w and mean m the log-odds are (1 - share) w + share m.
 
     Args:
@@ -62,9 +62,11 @@ def from_members(
     """Read a committee from a folder with one folder for each member; arguments are Committee's."""
     arguments = arguments or {}
     committee = Committee([load_classifier(Path(folder) / name) for name in members], **arguments)
-    own = committee.members[0].classes
+    own: Any = committee.members[0].classes
     if tuple(classes) != own:
-        raise ValueError(f"expected the classes of the members, {', '.join(own)}, got {', '.join(classes)}")
+        raise ValueError(
+            f"expected the classes of the members, {', '.join(own)}, got {', '.join(classes)}"
+        )
     classifier = Classifier(committee, classes, **settings)
     classifier.config |= {
         "architecture": f"committee:{','.join(members)}",

@@ -98,3 +98,30 @@ def test_the_floor_counts_the_passes_that_are_made(checkpoint, x):
     assert told["passes"]["decode"] == forward
     total = sum(told["floor"].values()) + sum(told["over the floor"].values())
     assert total == pytest.approx(told["ratio"] * sum(told["floor"].values()), rel=0.02)
+
+
+def test_patches_change_places_and_halves_are_mirrored():
+    plausibility = pytest.importorskip("plausibility")
+    x = torch.arange(128.0 * 128).reshape(1, 1, 128, 128)
+    y = plausibility.swapped(x)
+    assert y.flatten().sort().values.tolist() == x.flatten().tolist()  # nothing is lost
+    moved = (x != y)[0, 0]
+    assert moved.sum() == 2 * 32 * 32
+    assert y[0, 0, 48, 28] == x[0, 0, 79, 68]  # left, top: from the right, bottom
+    half = plausibility.mirrored(x)
+    assert torch.equal(half, half.flip(3)) and torch.equal(half[..., :64], x[..., :64])
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_uniform_p_values_are_told_from_others(power):
+    plausibility = pytest.importorskip("plausibility")
+    p = (torch.arange(400) + 0.5) / 400
+    p = p[torch.randperm(400, generator=torch.Generator().manual_seed(0))] ** power
+    row = plausibility.uniformity(p, [f"p{i % 20}" for i in range(400)])
+    assert row["patients"] == 20 and row["slices"] == 400
+    assert row["lower"] <= row["p < 0.05"] <= row["upper"]
+    if power == 1.0:
+        assert row["KS distance"] < 0.01 and row["KS p, one slice a patient (median)"] > 0.2
+        assert row["p < 0.05"] == 0.05
+    else:
+        assert row["KS distance"] > 0.3 and row["KS p, one slice a patient (median)"] < 0.05

@@ -433,7 +433,7 @@ def drawn(seed: int, n: int) -> tuple[Tensor, Tensor]:
 def fitted(n: int = 60) -> Reference:
     trips, sketches = drawn(0, n)
     patients = [f"p{i % 6}" for i in range(n)]
-    return Reference.fit(sketches, trips, ["dark"] * n, patients, (32, 32))
+    return Reference.fit(sketches, trips, patients, (32, 32))
 
 
 def test_reference_whitens_the_logs_of_images_of_other_patients():
@@ -447,20 +447,20 @@ def test_reference_whitens_the_logs_of_images_of_other_patients():
         ]
     )
     logs = torch.stack([trips, b], 1).log()
-    u = (logs - reference.mean["dark"]) @ reference.whiten["dark"].T
+    u = (logs - reference.mean) @ reference.whiten.T
     torch.testing.assert_close(u.mean(0), torch.zeros(2).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(torch.cov(u.T), torch.eye(2).double(), atol=1e-9, rtol=0)
-    assert reference.sketches["dark"].dtype == torch.float16
+    assert reference.sketches.dtype == torch.float16
 
 
 def test_score_blames_a_round_trip_both_ways_and_a_distance_only_upwards():
     reference = fitted()
-    a = float(reference.mean["dark"][0].exp())
-    at = reference.sketches["dark"][:1].double()
-    near = reference.score(torch.tensor([a, a * 3, a / 3]).double(), at.expand(3, -1), "dark")
+    a = float(reference.mean[0].exp())
+    at = reference.sketches[:1].double()
+    near = reference.score(torch.tensor([a, a * 3, a / 3]).double(), at.expand(3, -1))
     assert near[0] == pytest.approx(0, abs=1e-9)
     assert near[1] > 5 and near[2] > 5
-    far = reference.score(torch.tensor([a, a]).double(), torch.cat([at, at + 9]), "dark")
+    far = reference.score(torch.tensor([a, a]).double(), torch.cat([at, at + 9]))
     assert far[0] == pytest.approx(0, abs=1e-9) and far[1] > 5
 
 
@@ -468,22 +468,20 @@ def test_score_blames_a_round_trip_both_ways_and_a_distance_only_upwards():
 def test_reference_refuses_too_little(patients):
     n = len(patients)
     trips, sketches = drawn(0, n)
-    message = (
-        f"expected at least 3 images of 2 patients of class 'dark', got {n} of {len(set(patients))}"
-    )
+    message = f"expected at least 3 images of 2 patients, got {n} of {len(set(patients))}"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        Reference.fit(sketches, trips, ["dark"] * n, patients, (32, 32))
+        Reference.fit(sketches, trips, patients, (32, 32))
 
 
 def test_p_values_are_uniform_and_small_for_the_strange():
     """Reference, calibration and test apart, as train, val and test are."""
     reference = fitted()
-    calibration = reference.score(*drawn(1, 999), "dark")
-    p = conformal_p_value(reference.score(*drawn(2, 2000), "dark"), calibration)
+    calibration = reference.score(*drawn(1, 999))
+    p = conformal_p_value(reference.score(*drawn(2, 2000)), calibration)
     # The 1 % point of the distance of two samples: the calibration is one too.
     assert kstest(p, "uniform").statistic < 1.63 * (1 / 999 + 1 / 2000) ** 0.5
     trips, sketches = drawn(3, 500)
-    strange = conformal_p_value(reference.score(trips * 3, sketches, "dark"), calibration)
+    strange = conformal_p_value(reference.score(trips * 3, sketches), calibration)
     assert (strange < 0.05).double().mean() > 0.8
 
 
@@ -500,8 +498,7 @@ def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
     trips, sketches = measure(lpips, Half(), x, 16, 7)
     torch.testing.assert_close(trips, round_trip(lpips, Half(), x))
     torch.testing.assert_close(sketches, sketch(lpips, x, 16, 7))
-    names, whose = ["dark", "bright"] * 3, list("aabbcc")
-    reference = Reference.fit(sketches, trips, names, whose, (32, 32), seed=7)
+    reference = Reference.fit(sketches, trips, list("aabbcc"), (32, 32), seed=7)
     calibration = {"dark": torch.tensor([0.0, 1.0, 2.0]), "bright": torch.tensor([0.5])}
     reference.save(tmp_path / "p", calibration, {"autoencoder/a.safetensors": "12"})
     loaded, scores = Reference.load(tmp_path / "p", {"autoencoder/a.safetensors": "12"})
@@ -512,9 +509,7 @@ def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
     found, p = judge.score(y, classes), judge(y, classes)
     a, s = measure(lpips, Half(), y, 16, 7)
     for i, name in ((0, "bright"), (2, "dark")):
-        torch.testing.assert_close(
-            found[i : i + 1], reference.score(a[i : i + 1], s[i : i + 1], name)
-        )
+        torch.testing.assert_close(found[i : i + 1], reference.score(a[i : i + 1], s[i : i + 1]))
         torch.testing.assert_close(p[i : i + 1], conformal_p_value(found[i : i + 1], scores[name]))
     assert found[1].isnan() and p[1].isnan()
 

@@ -71,32 +71,21 @@ class Plausibility:
         """
         if len(classes) != len(x):
             raise ValueError(f"expected {len(x)} classes, got {len(classes)}")
-        score = x.new_full((len(x),), torch.nan)
-        known = sorted(set(classes) & set(self.calibration))
-        if not known:
-            return score
+        known = torch.tensor([c in self.calibration for c in classes], device=x.device)
+        if not known.any():
+            return x.new_full((len(x),), torch.nan)
         if self.reference is None:
-            trips, sketches = round_trip(self.lpips, self.generator, x), x
+            score = round_trip(self.lpips, self.generator, x)
         else:
             height, width = self.reference.size
             if x.shape[-2:] != (height, width):
                 raise ValueError(
                     f"expected images of {height} x {width} px, got {x.shape[-2]} x {x.shape[-1]}"
                 )
-            trips, sketches = measure(
-                self.lpips,
-                self.generator,
-                x,
-                self.reference.sketches[known[0]].shape[1],
-                self.reference.seed,
-            )
-        for name in known:
-            rows = torch.tensor([c == name for c in classes], device=x.device)
-            values = trips[rows]
-            if self.reference is not None:
-                values = self.reference.score(values, sketches[rows], name)
-            score[rows] = values.to(score)
-        return score
+            count = self.reference.sketches.shape[1]
+            trips, sketches = measure(self.lpips, self.generator, x, count, self.reference.seed)
+            score = self.reference.score(trips, sketches)
+        return torch.where(known, score.to(x), torch.nan)
 
     def __call__(self, x: Tensor, classes: Sequence[str]) -> Tensor:
         """Return the p-values (B,) of images (B, C, H, W) of the named classes.

@@ -1,11 +1,14 @@
-"""What real images of a class look like to LPIPS: a sketch of each, and the law of two distances.
+"""What real images look like to LPIPS: a sketch of each, and the law of two distances.
 
 Two distances say how strange an image is: a, the round trip LPIPS(X, G(E(X))), and b, the LPIPS to
-the nearest real image of its class. Both are about log-normal on real images. With whitened logs
-u = L^-1 (log (a, b) - mean), L the Cholesky factor of their covariance, u0 is a standardised and u1
-what b says beyond a. The non-conformity is u0^2 + max(u1, 0)^2: half a Mahalanobis distance. a
-counts both ways, since what the pair remakes too well is smoother than any real image; to lie near
-a real one is no reproach.
+the nearest real image of any class. LPIPS sees where a slice lies long before its class: most real
+slices are far from all slices of the other class, so with references of one class alone an image
+that may not change its place could not pass. The class enters by the calibration.
+
+Both distances are about log-normal on real images. With whitened logs u = L^-1 (log (a, b) - mean),
+L the Cholesky factor of their covariance, u0 is a standardised and u1 what b says beyond a. The
+non-conformity is u0^2 + max(u1, 0)^2: half a Mahalanobis distance. a counts both ways, since what
+the pair remakes too well is smoother than any real image; to lie near a real one is no reproach.
 """
 
 from __future__ import annotations
@@ -53,19 +56,19 @@ def nearest(sketches: Tensor, reference: Tensor, apart: Tensor | None = None) ->
 
 @dataclass(frozen=True)
 class Reference:
-    """Sketches of real images by class, and the law of their two distances.
+    """Sketches of real images, and the law of their two distances.
 
     Args:
-        sketches: For each class those of its real images (n, width), float16.
-        mean: For each class the mean of log (a, b) of real images (2,).
-        whiten: For each class the inverse Cholesky factor of their covariance (2, 2).
+        sketches: Those of the real images (n, width), float16.
+        mean: The mean of log (a, b) of real images (2,).
+        whiten: The inverse Cholesky factor of their covariance (2, 2).
         size: Height and width of the images.
         seed: Of the projection.
     """
 
-    sketches: Mapping[str, Tensor]
-    mean: Mapping[str, Tensor]
-    whiten: Mapping[str, Tensor]
+    sketches: Tensor
+    mean: Tensor
+    whiten: Tensor
     size: tuple[int, int]
     seed: int = 0
 
@@ -74,7 +77,6 @@ class Reference:
         cls,
         sketches: Tensor,
         trips: Tensor,
-        labels: Sequence[str],
         patients: Sequence[str],
         size: tuple[int, int],
         seed: int = 0,
@@ -84,42 +86,34 @@ class Reference:
         Args:
             sketches: Of the images (N, width).
             trips: Their round trips (N,).
-            labels: Their classes.
             patients: Whose they are: an image's nearest neighbour is sought in other patients.
             size: Height and width of the images.
             seed: Of the projection.
 
         Raises:
-            ValueError: A class has fewer than three images or a single patient.
+            ValueError: There are fewer than three images or a single patient.
         """
-        stored, mean, whiten = {}, {}, {}
-        for name in sorted(set(labels)):
-            rows = [i for i, label in enumerate(labels) if label == name]
-            whose = np.array(patients)[rows]
-            if len(rows) < 3 or len(set(whose)) < 2:
-                raise ValueError(
-                    f"expected at least 3 images of 2 patients of class '{name}', "
-                    f"got {len(rows)} of {len(set(whose))}"
-                )
-            own = sketches[rows]
-            stored[name] = own.half().contiguous()
-            apart = torch.from_numpy(whose[:, None] != whose).to(own.device)
-            logs = _logs(trips[rows], nearest(own, stored[name], apart))
-            mean[name] = logs.mean(0)
-            factor = torch.linalg.cholesky(torch.cov(logs.T))
-            whiten[name] = torch.linalg.inv(factor)
-        return cls(stored, mean, whiten, size, seed)
+        whose = np.array(patients)
+        if len(whose) < 3 or len(set(patients)) < 2:
+            raise ValueError(
+                f"expected at least 3 images of 2 patients, got {len(whose)} of "
+                f"{len(set(patients))}"
+            )
+        stored = sketches.half().contiguous()
+        apart = torch.from_numpy(whose[:, None] != whose).to(sketches.device)
+        logs = _logs(trips, nearest(sketches, stored, apart))
+        factor = torch.linalg.cholesky(torch.cov(logs.T))
+        return cls(stored, logs.mean(0), torch.linalg.inv(factor), size, seed)
 
-    def score(self, trips: Tensor, sketches: Tensor, name: str) -> Tensor:
-        """Return the non-conformity (B,) to the class: u0^2 + max(u1, 0)^2, larger is stranger.
+    def score(self, trips: Tensor, sketches: Tensor) -> Tensor:
+        """Return the non-conformity (B,): u0^2 + max(u1, 0)^2, larger is stranger.
 
         Args:
             trips: Round trips of the images (B,).
             sketches: Their sketches (B, width).
-            name: The class.
         """
-        logs = _logs(trips, nearest(sketches, self.sketches[name]))
-        u = (logs - self.mean[name].to(logs)) @ self.whiten[name].to(logs).T
+        logs = _logs(trips, nearest(sketches, self.sketches))
+        u = (logs - self.mean.to(logs)) @ self.whiten.to(logs).T
         return u[:, 0].square() + u[:, 1].clamp(min=0).square()
 
     def save(
@@ -133,13 +127,9 @@ class Reference:
             generator: SHA-256 of each weights file that the round trips were measured with.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        groups = {"sketches": self.sketches, "mean": self.mean, "whiten": self.whiten}
-        groups["calibration"] = calibration
-        tensors = {
-            f"{group}.{name}": tensor.cpu().contiguous()
-            for group, named in groups.items()
-            for name, tensor in named.items()
-        }
+        named = {"sketches": self.sketches, "mean": self.mean, "whiten": self.whiten}
+        named |= {f"calibration.{name}": scores for name, scores in calibration.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in named.items()}
         save_file(tensors, folder / "model.safetensors")
         config = {"size": list(self.size), "seed": self.seed, "generator": dict(generator)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -164,12 +154,14 @@ class Reference:
                     f"expected {file} with sha256 {digest}, for which {folder.name} was measured, "
                     f"got {generator.get(file)} (python -m cfgen.training.plausibility renews it)"
                 )
-        groups: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load_file(folder / "model.safetensors").items():
-            group, name = key.split(".", 1)
-            groups.setdefault(group, {})[name] = tensor
-        calibration = groups.pop("calibration")
-        return cls(**groups, size=tuple(config["size"]), seed=config["seed"]), calibration
+        tensors = load_file(folder / "model.safetensors")
+        prefix = "calibration."
+        calibration = {
+            name.removeprefix(prefix): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(prefix)
+        }
+        return cls(**tensors, size=tuple(config["size"]), seed=config["seed"]), calibration
 
 
 def _logs(trips: Tensor, distances: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from cfgen import metrics
 from cfgen.checkpoints import load_checkpoint
-from cfgen.plausibility import LPIPS, round_trip
+from cfgen.plausibility import LPIPS
 from cfgen.training.classifier import CLASSES
 from cfgen.training.common import load_split
 
@@ -55,6 +55,7 @@ COMMANDS = (
     "classifier --model evidence --steps 3000 --every 200 --seed 3 "
     "--autoencoder CKPT/autoencoder --out CKPT/classifier/evidence",
     "card --checkpoint CKPT",
+    "plausibility --checkpoint CKPT",
 )
 BATCH = 32
 
@@ -124,15 +125,6 @@ def main() -> None:
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     checkpoint = load_checkpoint(str(folder))
     lpips, pair = LPIPS("st-alex"), checkpoint.generator
-    images, labels, _ = load_split(args.data, "val")
-    scores = torch.cat([round_trip(lpips, pair, b.float() / 255) for b in images.split(BATCH)])
-    calibration = {
-        name: [round(v, 5) for v in scores[labels == k].sort().values.tolist()]
-        for k, name in enumerate(CLASSES)
-    }
-    text = json.dumps(CONFIG | {"calibration": calibration}, indent=2)
-    (folder / "config.json").write_text(text + "\n")
-
     images, labels, patients = load_split(args.data, "test")
     columns: dict[str, list[Tensor]] = {k: [] for k in "psnr ssim lpips target oracle".split()}
     for batch in images.split(BATCH):

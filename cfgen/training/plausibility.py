@@ -57,9 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         for b in images[rows].split(BATCH)
     ]
     trips, sketches = (torch.cat(part) for part in zip(*parts, strict=True))
-    names = [CLASSES[k] for k in labels[rows].tolist()]
     whose = [patients[i] for i in rows.tolist()]
-    reference = Reference.fit(sketches, trips, names, whose, size, args.seed)
+    reference = Reference.fit(sketches, trips, whose, size, args.seed)
 
     images, labels, patients = load_split(args.data, "val")
     both = sorted(set(patients) & set(whose))
