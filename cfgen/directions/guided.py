@@ -56,10 +56,14 @@ class Guided(Direction):
                 break
             n = torch.randn(e.shape[1:], generator=generator).to(e) * self.noise * self.prior.scale
             m, g = problem.grad(problem.z[rows] + e[rows] + n, rows)
-            rows, m, g = (t[m <= OVER] for t in (rows, m, g))
+            going = m <= OVER
+            over = (~going).nonzero()[:, 0]
+            if len(over):  # it may be the noise that flips
+                going[over] = problem.margin(problem.z[rows[over]] + e[rows[over]], rows[over]) <= 0
+            rows, m, g = (t[going] for t in (rows, m, g))
             velocity[rows] = self.momentum * velocity[rows] + g
             size = velocity[rows].flatten(1).norm(dim=1)
-            step = torch.minimum((GOAL - m) / size, longest[rows])
+            step = torch.minimum((GOAL - m).clamp(min=OVER) / size, longest[rows])
             e[rows] += step.view(-1, *[1] * (e.ndim - 1)) * unit(velocity[rows])
         return unit(e)
 
