@@ -44,8 +44,8 @@ class ACE(Direction):
         seed: int = 0,
         tau: float = 0.2,
         steps: int = 3,
-        attack: int = 15,
-        length: float = 0.03,
+        attack: int = 25,
+        length: float = 0.06,
         distance: float = 0.1,
         kept: float = 0.2,
     ) -> None:

@@ -45,12 +45,12 @@ class FastDiME(Direction):
         self,
         prior: LatentFlow,
         seed: int = 0,
-        tau: float = 0.4,
+        tau: float = 0.6,
         steps: int = 10,
         warm: float = 0.5,
         kept: float = 0.3,
         distance: float = 0.05,
-        scales: tuple[float, ...] = (0.02, 0.05, 0.1),
+        scales: tuple[float, ...] = (0.05, 0.1, 0.2),
     ) -> None:
         self.prior, self.seed, self.tau, self.steps = prior, seed, tau, steps
         self.warm, self.kept, self.distance, self.scales = warm, kept, distance, scales
