@@ -39,7 +39,6 @@ from cfgen.plausibility.conformal import measure
 from cfgen.training.common import load_split
 
 PATCH = 32  # side of a patch that is swapped, in pixels
-BRAIN = 10 / 255  # darker pixels are background
 
 
 def noise(x: Tensor) -> Tensor:
@@ -215,9 +214,10 @@ def main() -> None:
         | uniformity(told[g], [w for w, yes in zip(patients, g.tolist(), strict=True) if yes])
         for name, g in groups.items()
     ]
+    attacked = adversarial(checkpoint, x)
     spoilt = {
-        "pixel-space adversarial, 0.9": adversarial(checkpoint, x),
-        "adversarial, ten times as long": x + 10 * (adversarial(checkpoint, x) - x),
+        "pixel-space adversarial, 0.9": attacked,
+        "adversarial, ten times as long": x + 10 * (attacked - x),
         "decoded random latents": drawn(checkpoint, x, train),
         "reconstructions": torch.cat([pair.decode(pair.encode(b)) for b in x.split(BATCH)]),
         "blurred, 1 px": gaussian_blur2d(x, (7, 7), (1.0, 1.0)),

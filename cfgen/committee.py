@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier, load_classifier
+from cfgen.classifier import Classifier
 
 
 class Committee(nn.Module):
@@ -49,27 +47,3 @@ class Committee(nn.Module):
         odds = logits[..., 1] - logits[..., 0]
         weakest = odds.amin(0).clamp(min=0) + odds.amax(0).clamp(max=0)
         return torch.lerp(weakest, odds.mean(0), self.share)
-
-
-def from_members(
-    folder: str | Path,
-    members: Sequence[str],
-    classes: Sequence[str],
-    *,
-    arguments: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Classifier:
-    """Read a committee from a folder with one folder for each member; arguments are Committee's."""
-    arguments = arguments or {}
-    committee = Committee([load_classifier(Path(folder) / name) for name in members], **arguments)
-    own: Any = committee.members[0].classes
-    if tuple(classes) != own:
-        raise ValueError(
-            f"expected the classes of the members, {', '.join(own)}, got {', '.join(classes)}"
-        )
-    classifier = Classifier(committee, classes, **settings)
-    classifier.config |= {
-        "architecture": f"committee:{','.join(members)}",
-        "arguments": arguments,
-    }
-    return classifier

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from cfgen.classifier import Classifier, existing
 
 
 class EvidenceNet(nn.Module):
@@ -70,20 +65,3 @@ class EvidenceNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of normalised images (B, C, H, W)."""
         return self.pool(self.evidence(x))
-
-
-def from_evidence(
-    name: str,
-    weights: str | Path,
-    classes: Sequence[str],
-    *,
-    arguments: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Classifier:
-    """Build an EvidenceNet on a network of timm; arguments are those of the EvidenceNet."""
-    arguments = arguments or {}
-    model = EvidenceNet(name, **arguments)
-    model.load_state_dict(load_file(str(existing(Path(weights), ".safetensors"))))
-    classifier = Classifier(model, classes, **settings)
-    classifier.config |= {"architecture": f"evidence:{name}", "arguments": arguments}
-    return classifier

@@ -3,11 +3,13 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier, load_classifier, save_classifier
+from cfgen.classifier import Classifier
+from cfgen.classifier_files import from_evidence, load_classifier, save_classifier
 from cfgen.committee import Committee
-from cfgen.evidence import from_evidence
+from cfgen.evidence import EvidenceNet
 
 CLASSES = ("healthy", "tumour")
 
@@ -71,13 +73,9 @@ def test_members_that_do_not_fit(members, share, message):
 @pytest.fixture
 def folder(tmp_path):
     """A committee of two evidence classifiers on disk."""
-    from cfgen.evidence import EvidenceNet
-
     arguments = {"in_chans": 1, "channels": [8, 16, 24, 24], "stem_width": 8, "width": 16}
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        from safetensors.torch import save_model
-
         weights = tmp_path / "weights.safetensors"
         save_model(EvidenceNet("resnet10t", **arguments), str(weights))
         own = from_evidence("resnet10t", weights, CLASSES, arguments=arguments, head="sigmoid")

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from cfgen.classifier import load_classifier, save_classifier
+from cfgen.classifier_files import load_classifier, save_classifier
 from cfgen.evidence import EvidenceNet
 
 ARGUMENTS = {"in_chans": 1, "channels": [8, 16, 24, 24], "stem_width": 8, "width": 16}

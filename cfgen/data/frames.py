@@ -57,7 +57,7 @@ def decodable(syntax: UID) -> bool:
         return True
     try:
         return get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # a syntax that pydicom knows no decoder for
         return False
 
 
