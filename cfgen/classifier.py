@@ -74,7 +74,7 @@ class Classifier(nn.Module):
         self.size = (size, size) if isinstance(size, int) else size and tuple(size)
         self.temperature = temperature
         self.head = head
-        # What classifier_files writes, with the architecture that it fills in, and the file it copies.
+        # What classifier_files writes (it fills in the architecture), and the file that it copies.
         self.config: dict[str, Any] = {
             "classes": list(self.classes),
             "mean": mean,
