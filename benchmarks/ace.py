@@ -20,6 +20,7 @@ from fastdime import largest
 from torch import Tensor
 
 from cfgen.directions import Direction
+from cfgen.directions.minimal_norm import norm
 from cfgen.priors import LatentFlow
 from cfgen.problem import Problem, unit
 
@@ -54,7 +55,12 @@ class ACE(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        return unit(self.chord(problem))
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and the lengths (B,) of the chords."""
+        e = self.chord(problem)
+        return unit(e), norm(e)
 
     def chord(self, problem: Problem) -> Tensor:
         """Changes (B, C, h, w) of the latents."""

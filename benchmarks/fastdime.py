@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from cfgen.directions import Direction
+from cfgen.directions.minimal_norm import norm
 from cfgen.priors import LatentFlow
 from cfgen.problem import Problem, unit
 
@@ -57,13 +58,17 @@ class FastDiME(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and the lengths (B,) of the chords."""
         e, rows = torch.zeros_like(problem.z), torch.arange(len(problem), device=problem.z.device)
         for scale in self.scales:
             e[rows] = self.chord(problem, rows, scale)
             rows = rows[problem.margin(problem.z[rows] + e[rows], rows) <= 0]
             if not len(rows):
                 break
-        return unit(e)
+        return unit(e), norm(e)
 
     @torch.no_grad()
     def chord(self, problem: Problem, rows: Tensor, scale: float) -> Tensor:

@@ -20,6 +20,7 @@ from cfgen import (
 )
 from cfgen.directions.translation import shrink
 from cfgen.engine import Engine, Settings
+from cfgen.generators import Identity
 from cfgen.plausibility import LPIPS
 from cfgen.priors import Prior
 from tests.worlds import linear_world, random
@@ -49,7 +50,7 @@ def world(target: int, toward: float):
     nearest = linear_world(3, target, seed=1).nearest[0]
     side = random(5)(*nearest.shape)
     side = side - (side * nearest).sum() * nearest
-    d = toward * nearest + 0.3 * side / side.norm()
+    d = toward * nearest + 0.25 * side / side.norm()
     return problem, Shift(d if target == 1 else -d), nearest
 
 
@@ -69,11 +70,39 @@ def test_each_sample_asks_for_as_much_guidance_as_it_needs():
     prior.d = nearest * 0.1  # 0.4, then 0.8 along the gradient
     optimum = linear_world(3, 1, seed=1).optimum
     assert (optimum > 0.4).any() and (optimum < 0.4).any()
-    Translation(prior)(problem)
+    Translation(prior, guidance=(4.0, 8.0))(problem)
     short = int((optimum > 0.4).sum())
     assert prior.asked == [(3, 4.0), (short, 8.0)]
     # One pass for the source, and one for each strength.
     assert problem.passes.forward.tolist() == [3 if o > 0.4 else 2 for o in optimum.tolist()]
+
+
+class Window(torch.nn.Module):
+    """Flips only where the mean of the image is within 0.01 of 0.45 above that of the first."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.start = float(x.mean())
+
+    def forward(self, x: Tensor) -> Tensor:
+        way = x.flatten(1).mean(1) - self.start
+        odds = torch.where((way - 0.45).abs() < 0.01, 1.0, -1.0)
+        return torch.stack([torch.zeros_like(odds), odds], 1)
+
+
+@pytest.mark.parametrize("direction", [Translation, Guided])
+def test_a_flip_at_the_end_of_the_chord_is_found_however_narrow(direction):
+    """The walk of the search alone would step over it."""
+    x = torch.full((1, 1, 2, 2), 0.25)
+    problem = Problem(Identity(), Window(x), Flip(torch.tensor([1])), x, levels=None)
+    # The first edit, with guidance 6 and shrunk by 0.3, ends in the window.
+    prior = Shift(torch.full((1, 2, 2), 0.45 / 6 / 0.7))
+    made = direction(prior)
+    cf = explain(problem, made)
+    assert cf.status == (Status.FLIPPED,)
+    assert float(cf.lam) == pytest.approx(0.88, abs=0.01)
+    alone = FirstCrossing()(problem.along(cf.alpha), torch.tensor([-1.0]))
+    assert not alone.found.any()
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -87,13 +116,14 @@ def test_guided_needs_no_gradient_where_the_prior_suffices(target):
 @pytest.mark.parametrize("target", [0, 1])
 def test_guided_climbs_where_the_prior_does_not_suffice(target):
     problem, prior, nearest = world(target, toward=0.0)
-    near = FirstCrossing(limit=2.5)  # the length of the stronger edit
+    near = FirstCrossing(limit=2.6)  # the length of the stronger edit
     assert set(explain(problem, Translation(prior), near).status) == {Status.NOT_FOUND}
     problem, prior, nearest = world(target, toward=0.0)
     # Much noise flips the margin now and then; the climb goes on until the end itself flips.
-    assert set(explain(problem, Guided(prior), near).status) == {Status.FLIPPED}
+    same = torch.nn.Identity()  # a random linear f is another one in every view
+    assert set(explain(problem, Guided(prior, augment=same), near).status) == {Status.FLIPPED}
     problem, prior, nearest = world(target, toward=0.0)
-    cf = explain(problem, Guided(prior, noise=0.15), near)
+    cf = explain(problem, Guided(prior, noise=0.15, augment=same), near)
     assert set(cf.status) == {Status.FLIPPED}
     assert (cf.passes.backward > 0).all() and (cf.passes.backward <= 10).all()
     # The chord keeps what the prior changed, and adds what f asks for.

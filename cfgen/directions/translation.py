@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cfgen.directions.base import Direction
+from cfgen.directions.minimal_norm import norm
 from cfgen.priors.base import Prior
 from cfgen.problem import Problem, unit
 
@@ -29,14 +30,19 @@ class Translation(Direction):
         self,
         prior: Prior,
         seed: int = 0,
-        guidance: tuple[float, ...] = (4.0, 8.0),
+        guidance: tuple[float, ...] = (6.0, 10.0),
         shrink: float = 0.3,
     ) -> None:
         self.prior, self.seed, self.guidance, self.shrink = prior, seed, guidance, shrink
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        return unit(self.chord(problem)[0])
+        return self.aim(problem)[0]
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return unit directions (B, *L), and the lengths (B,) of the chords."""
+        e, _ = self.chord(problem)
+        return unit(e), norm(e)
 
     def chord(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Changes e (B, *L), and the samples (n,) int64 that do not flip at z + e."""
