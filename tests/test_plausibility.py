@@ -485,6 +485,24 @@ def test_p_values_are_uniform_and_small_for_the_strange():
     assert (strange < 0.05).double().mean() > 0.8
 
 
+def test_a_reference_may_calibrate_itself_apart_from_each_own_patient():
+    """Slices of one patient are alike; a new patient's meet nobody of his own."""
+
+    def slices(seed: int) -> tuple[Tensor, Tensor]:
+        trips, sketches = drawn(seed, 1000)
+        return trips, sketches[:100].repeat_interleave(10, 0) + 0.1 * sketches
+
+    trips, sketches = slices(0)
+    whose = torch.arange(100).repeat_interleave(10)
+    reference = Reference.fit(sketches, trips, [str(i) for i in whose.tolist()], (32, 32))
+    apart = reference.score(trips, sketches, whose[:, None] != whose)
+    new = reference.score(*slices(1))
+    p = conformal_p_value(new, apart)
+    assert kstest(p, "uniform").statistic < 0.1 and (p < 0.05).double().mean() < 0.08
+    met = conformal_p_value(new, reference.score(trips, sketches))
+    assert kstest(met, "uniform").statistic > 0.15
+
+
 class Half(Generator):
     def encode(self, x):
         return x / 2

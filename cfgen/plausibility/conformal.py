@@ -47,7 +47,8 @@ class Plausibility:
     Args:
         lpips: The distance.
         generator: The pair E, G.
-        calibration: For each class, scores of real images of it (n,), patients apart.
+        calibration: For each class, scores of real images of it (n,), none of which met its own
+            patient in the reference.
         reference: What the score compares with; the score is the round trip alone if None.
     """
 
@@ -105,7 +106,7 @@ def conformal_p_value(score: Tensor, calibration: Tensor) -> Tensor:
 
     Args:
         score: non-conformity scores (B,), larger is stranger; NaN is allowed.
-        calibration: scores (n,) of real images that the pair was not trained on.
+        calibration: scores (n,) of real images, got as that of a new patient would be.
 
     Returns:
         p-values (B,) in [1 / (n + 1), 1], small for strange images; NaN where the score is NaN.

@@ -81,7 +81,9 @@ class Reference:
         size: tuple[int, int],
         seed: int = 0,
     ) -> Reference:
-        """Learn the reference from real images; none of them may serve for calibration later.
+        """Learn the reference from real images.
+
+        They may serve for calibration too, where each is scored apart from its own patient.
 
         Args:
             sketches: Of the images (N, width).
@@ -105,14 +107,15 @@ class Reference:
         factor = torch.linalg.cholesky(torch.cov(logs.T))
         return cls(stored, logs.mean(0), torch.linalg.inv(factor), size, seed)
 
-    def score(self, trips: Tensor, sketches: Tensor) -> Tensor:
+    def score(self, trips: Tensor, sketches: Tensor, apart: Tensor | None = None) -> Tensor:
         """Return the non-conformity (B,): u0^2 + max(u1, 0)^2, larger is stranger.
 
         Args:
             trips: Round trips of the images (B,).
             sketches: Their sketches (B, width).
+            apart: Which images may meet which of the reference (B, n) bool; all if None.
         """
-        logs = _logs(trips, nearest(sketches, self.sketches))
+        logs = _logs(trips, nearest(sketches, self.sketches, apart))
         u = (logs - self.mean.to(logs)) @ self.whiten.to(logs).T
         return u[:, 0].square() + u[:, 1].clamp(min=0).square()
 
@@ -123,7 +126,7 @@ class Reference:
 
         Args:
             folder: Where.
-            calibration: For each class, scores of real images of patients apart (n,).
+            calibration: For each class, scores of real images of it (n,).
             generator: SHA-256 of each weights file that the round trips were measured with.
         """
         folder.mkdir(parents=True, exist_ok=True)
