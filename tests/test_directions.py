@@ -151,9 +151,10 @@ def ratios(world: World, direction: Direction) -> tuple[Tensor, Tensor]:
 def test_minimal_norm_meets_a_curved_boundary_at_its_nearest_point(name, target):
     ratio, backward = ratios(curved_world(name, target), MinimalNorm())
     assert (ratio > 1 - 1e-9).all()
-    assert (ratio < 1.02).all()
+    assert (ratio < 1.025).all()
+    assert ratio.median() < 1.015
     assert (backward <= 12).all()
-    assert backward.double().median() <= 7
+    assert backward.double().median() <= 6
 
 
 @each_target
@@ -247,4 +248,4 @@ def test_steps_grow_where_the_tangent_plane_is_right():
     def ramp(s: Tensor) -> Tensor:
         return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)
 
-    assert gradients_on_a_line(ramp) == 8
+    assert gradients_on_a_line(ramp) == 9

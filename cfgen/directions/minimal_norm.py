@@ -11,6 +11,11 @@ from cfgen.problem import Problem, unit
 START = 0.7
 """The first step of the climb, as a share of the step to the tangent plane's zero."""
 
+TRUST = 0.05
+"""How far before its crossing a climb may end, as a share of the ray: the tangent plane is trusted
+no further, for where classifiers disagree the margin is flat and near its crossing seldom crosses.
+"""
+
 MEMORY = 3
 """Rays before the last one that a turn learns from."""
 
@@ -35,7 +40,7 @@ class MinimalNorm(Direction):
     acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
     """
 
-    def __init__(self, steps: int = 12, parallel: float = 0.99) -> None:
+    def __init__(self, steps: int = 12, parallel: float = 0.98) -> None:
         self.steps, self.parallel = steps, parallel
 
     def __call__(self, problem: Problem) -> Tensor:
@@ -67,7 +72,7 @@ class MinimalNorm(Direction):
             higher = rows[up]
             d[higher], m[higher], g[higher] = new[up], height[up], slope[up]
             v[higher], n[higher] = unit(new[up]), unit(slope[up])
-            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]))
+            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), TRUST)
             rows = rows[c[rows].isinf()]
         return v, n, c, left
 
@@ -111,16 +116,17 @@ def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
     return last - sum(scale(w, last - n) for w, n in zip(weights.T, normals[:-1], strict=True))
 
 
-def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor) -> Tensor:
+def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor, trust: float = 0.2) -> Tensor:
     """Where rays v (n, *L) cross the boundary, by margins m and gradients g at lengths t (n,).
 
-    The tangent plane is trusted near the boundary only; elsewhere a ray that has flipped at t
-    crosses at t at the latest, and one that has not may never: inf.
+    The tangent plane is trusted near the boundary only, as far as 0.2 t back, and a share ``trust``
+    of t ahead; elsewhere a ray that has flipped at t crosses at t at the latest, and one that has
+    not may never: inf.
     """
     slope = dot(g, v)
     change = torch.where(slope > 0, -m / slope, torch.inf)
     otherwise = torch.where(m > 0, t, torch.inf)
-    return torch.where(change.abs() < 0.2 * t, t + change, otherwise)
+    return torch.where(change.abs() < torch.where(m > 0, 0.2, trust) * t, t + change, otherwise)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
