@@ -32,7 +32,7 @@ CONFIG = {
     "prior": "prior",
 }
 COMMITTEE = {
-    "architecture": "committee:robust,evidence",
+    "architecture": "committee:robust,evidence,plain",
     "arguments": {"share": 0.2},
     "classes": CLASSES,
     "channels": 1,
@@ -54,6 +54,8 @@ COMMANDS = (
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
     "classifier --model evidence --steps 3000 --every 200 --seed 3 "
     "--autoencoder CKPT/autoencoder --out CKPT/classifier/evidence",
+    "classifier --model target --steps 1400 --every 200 --seed 5 --radius 0.2 --real-only "
+    "--out CKPT/classifier/plain",
     "card --checkpoint CKPT",
     "plausibility --checkpoint CKPT",
 )
