@@ -18,6 +18,7 @@ from cfgen import (
     explain,
     load_checkpoint,
 )
+from cfgen.directions.guided import few_places
 from cfgen.directions.translation import shrink
 from cfgen.engine import Engine, Settings
 from cfgen.generators import Identity
@@ -164,6 +165,22 @@ def naive_shrink(e: Tensor, share: float) -> Tensor:
                 if size > share * longest:
                     out[b, :, i, j] = e[b, :, i, j] * (size - share * longest) / size
     return out
+
+
+@pytest.mark.parametrize(
+    ("least", "kept", "passes"),
+    [(0.3, [0.4, 0, 0], 1), (0.5, [0.4, 0.2, 0], 2), (0.65, [0.4, 0.2, 0.1], 4), (0.9, None, 5)],
+)
+def test_only_places_that_the_flip_needs_are_kept(least, kept, passes):
+    def f(x: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(total), total], 1)
+
+    e = torch.tensor([[[[0.4, 0.2, 0.1]]]])
+    problem = Problem(Identity(), f, Flip(torch.tensor([1]), kappa=least), torch.zeros_like(e))
+    expected = e if kept is None else torch.tensor([[[kept]]])
+    torch.testing.assert_close(few_places(problem, e), expected)
+    assert problem.passes.forward.tolist() == [passes]
 
 
 def test_shrink_is_the_group_soft_threshold():

@@ -36,7 +36,8 @@ class Guided(Direction):
     moved, turned, brighter or darker), for what turns f from every view is more than a pattern at
     one place: each step draws one of each, and momentum averages over the steps. Its steps are
     DeepFool's, towards the boundary of the tangent plane, but no longer than a share of the
-    translation. Each sample stops on its own, and the chord from z is handed over.
+    translation. Each sample stops on its own. Of the chord from z only the places that changed most
+    are handed over, as few as still flip.
 
     Args:
         prior: Latents given a class, with the classes of f.
@@ -96,8 +97,32 @@ class Guided(Direction):
             size = norm(velocity[rows])
             step = torch.minimum((GOAL - m).clamp(min=OVER) / size, longest[rows])
             e[rows] += step.view(-1, *[1] * (e.ndim - 1)) * unit(velocity[rows])
+        e = few_places(problem, e)
         return unit(e), norm(e)
 
+
+def few_places(problem: Problem, e: Tensor) -> Tensor:
+    """Changes e (B, C, ...) at the places of their longest vectors only, if z + e still flips so.
+
+    As :func:`cfgen.directions.translation.shrink` does, but nothing that stays gets shorter.
+    """
+    if e.ndim < 3:
+        return e
+    kept, rows = e.clone(), torch.arange(len(e), device=e.device)
+    size = e.norm(dim=1, keepdim=True)
+    longest = size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))
+    for share in KEPT:
+        if not len(rows):
+            break
+        part = e[rows] * (size >= share * longest)[rows]
+        flips = problem.margin(problem.z[rows] + part, rows) > 0
+        kept[rows[flips]] = part[flips]
+        rows = rows[~flips]
+    return kept
+
+
+KEPT = (0.6, 0.45, 0.3, 0.2, 0.1)
+"""Places with a vector of this share of the longest are tried for themselves, in this order."""
 
 # The margin at which a sample stops, and at which its steps aim: a little past the boundary.
 OVER, GOAL = 0.05, 0.3
