@@ -48,10 +48,10 @@ def logged_gradients(log: Log) -> Iterator[None]:
     """Log Problem.grad as a whole; what its forward passes logged meanwhile is dropped."""
     inner = Problem.grad
 
-    def call(problem: Problem, z: Tensor, rows: Tensor | None = None) -> Any:
+    def call(problem: Problem, z: Tensor, *rows_and_view: Any) -> Any:
         before = {key: len(seconds) for key, seconds in log.items()}
         start = time.perf_counter()
-        result = inner(problem, z, rows)
+        result = inner(problem, z, *rows_and_view)
         seconds = time.perf_counter() - start
         for key in log:
             del log[key][before.get(key, 0) :]

@@ -16,6 +16,8 @@ from cfgen.criterion import Criterion
 from cfgen.generators.base import Generator
 
 LEVELS = 255
+View = Callable[[Tensor], Tensor]
+"""Images (n, C, H, W) in [0, 1] to such images."""
 
 
 @dataclass
@@ -202,12 +204,15 @@ class Problem:
         self.count("forward", rows)
         return self.criterion.rows(rows)(self.classifier(self.decode(z, rows)))
 
-    def grad(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def grad(
+        self, z: Tensor, rows: Tensor | None = None, view: View | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Margin and its gradient at latents z, by one forward and one backward pass.
 
         Args:
             z: Latents (n, *L).
             rows: Which samples they belong to (n,) int64; None for all.
+            view: What f sees of the images, turned or brighter for instance; None for themselves.
 
         Returns:
             Margins (n,) and gradients (n, *L), both in the type of z.
@@ -216,7 +221,8 @@ class Problem:
         criterion = self.criterion if rows is None else self.criterion.rows(rows)
         with torch.enable_grad(), self.autocast():
             z = z.detach().requires_grad_(True)
-            margin = criterion(self.classifier(self.decode(z, index)).to(z.dtype))
+            x = self.decode(z, index)
+            margin = criterion(self.classifier(view(x) if view else x).to(z.dtype))
             (gradient,) = torch.autograd.grad(margin.sum(), z)
         self.count("forward", rows)
         self.count("backward", rows)

@@ -18,6 +18,8 @@ from cfgen import (
     explain,
     load_checkpoint,
 )
+from cfgen.directions import Confined
+from cfgen.directions.confined import away_from
 from cfgen.directions.guided import few_places
 from cfgen.directions.translation import shrink
 from cfgen.engine import Engine, Settings
@@ -112,6 +114,19 @@ def test_guided_needs_no_gradient_where_the_prior_suffices(target):
     cf = explain(problem, Guided(prior))
     assert set(cf.status) == {Status.FLIPPED}
     assert cf.passes.backward.tolist() == [0, 0, 0]
+
+
+def test_the_climb_sees_views_where_another_finding_is_held_too():
+    problem, prior, _ = world(1, toward=0.0)
+    seen = []
+
+    def spy(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x
+
+    held = random(7)(3, 1, *problem.z.shape[1:])
+    explain(problem, Confined(Guided(prior, augment=spy), lambda _: away_from(held)))
+    assert seen and len(seen) == problem.passes.backward.max()
 
 
 @pytest.mark.parametrize("target", [0, 1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cfgen.directions.base import Direction
-from cfgen.problem import Problem, unit
+from cfgen.problem import Problem, View, unit
 
 Projection = Callable[[Tensor, "Tensor | slice"], Tensor]
 """``project(v (n, *L), rows (n,)) -> (n, *L)``: an orthogonal projection for each sample."""
@@ -39,7 +39,7 @@ class Confined(Direction):
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and where each may first cross (B,)."""
         project = self.allow(problem)
-        view = copy(problem)  # shares the count of passes
+        part = copy(problem)  # shares the count of passes
 
         def inside(z: Tensor, rows: Tensor | slice) -> Tensor:
             start = problem.z[rows]
@@ -48,16 +48,18 @@ class Confined(Direction):
         def decode(z: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
             return problem.decode(inside(z, rows), rows)
 
-        def grad(z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        def grad(
+            z: Tensor, rows: Tensor | None = None, view: View | None = None
+        ) -> tuple[Tensor, Tensor]:
             index = slice(None) if rows is None else rows
-            margin, whole = problem.grad(inside(z, index), rows)
-            part = project(whole, index)
-            size, most = (g.flatten(1).norm(dim=1) for g in (part, whole))
-            kept = (size > ROUNDING * most).view(-1, *[1] * (part.ndim - 1))
-            return margin, torch.where(kept, part, 0)
+            margin, whole = problem.grad(inside(z, index), rows, view)
+            left = project(whole, index)
+            size, most = (g.flatten(1).norm(dim=1) for g in (left, whole))
+            kept = (size > ROUNDING * most).view(-1, *[1] * (left.ndim - 1))
+            return margin, torch.where(kept, left, 0)
 
-        view.decode, view.grad = decode, grad
-        alpha, guess = self.direction.aim(view)
+        part.decode, part.grad = decode, grad
+        alpha, guess = self.direction.aim(part)
         alpha = project(alpha, slice(None))
         return unit(alpha), guess * alpha.flatten(1).norm(dim=1)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
-
 import torch
 from kornia.augmentation import (
     AugmentationSequential,
@@ -16,9 +13,10 @@ from torch import Tensor
 
 from cfgen.directions.base import Direction
 from cfgen.directions.minimal_norm import norm
+from cfgen.directions.smoothed import drawn
 from cfgen.directions.translation import Translation
 from cfgen.priors.base import Prior
-from cfgen.problem import Problem, unit
+from cfgen.problem import Problem, View, unit
 
 VIEWS = AugmentationSequential(
     RandomHorizontalFlip(p=0.5),
@@ -63,7 +61,7 @@ class Guided(Direction):
         noise: float = 0.3,
         momentum: float = 0.5,
         reach: float = 0.1,
-        augment: Callable[[Tensor], Tensor] = VIEWS,
+        augment: View = VIEWS,
     ) -> None:
         self.translation = Translation(prior, seed)
         self.prior, self.seed, self.steps = prior, seed, steps
@@ -79,15 +77,12 @@ class Guided(Direction):
         longest = self.reach * norm(e) + 2 * self.noise
         velocity = torch.zeros_like(e)
         generator = torch.Generator().manual_seed(self.seed)
-        view = copy(problem)  # shares the count of passes
-        view.classifier = lambda x: problem.classifier(self.augment(x).clamp(0, 1))
         for _ in range(self.steps):
             if not len(rows):
                 break
             n = torch.randn(e.shape[1:], generator=generator).to(e) * self.noise * self.prior.scale
-            with torch.random.fork_rng():  # kornia draws from torch's own
-                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-                m, g = view.grad(problem.z[rows] + e[rows] + n, rows)
+            view = drawn(self.augment, generator)
+            m, g = problem.grad(problem.z[rows] + e[rows] + n, rows, view)
             going = m <= OVER
             over = (~going).nonzero()[:, 0]
             if len(over):  # it may be the noise that flips

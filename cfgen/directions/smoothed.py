@@ -9,7 +9,7 @@ from kornia.augmentation import AugmentationSequential, RandomAffine, RandomBrig
 from torch import Tensor
 
 from cfgen.directions.base import Direction
-from cfgen.problem import Problem
+from cfgen.problem import Problem, View
 
 
 class Smoothed(Direction):
@@ -52,20 +52,36 @@ class Smoothed(Direction):
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
-        view = copy(problem)  # shares the count of passes
-        classifier = problem.classifier
-        view.classifier = lambda x: classifier(self.augment(x).clamp(0, 1))
+        part = copy(problem)  # shares the count of passes
         generator = torch.Generator().manual_seed(self.seed)
 
-        def grad(z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        def grad(
+            z: Tensor, rows: Tensor | None = None, view: View | None = None
+        ) -> tuple[Tensor, Tensor]:
             margins, gradients = torch.zeros(len(z)).to(z), torch.zeros_like(z)
             for _ in range(self.samples):
                 n = self.noise * torch.randn(z.shape[1:], generator=generator).to(z)
-                with torch.random.fork_rng():
-                    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-                    m, g = Problem.grad(view, z + n, rows)
+                m, g = problem.grad(z + n, rows, drawn(self.augment, generator, view))
                 margins, gradients = margins + m / self.samples, gradients + g / self.samples
             return margins, gradients
 
-        view.grad = grad
-        return self.direction(view)
+        part.grad = grad
+        return self.direction(part)
+
+
+def drawn(augment: View, generator: torch.Generator, first: View | None = None) -> View:
+    """A view of images that kornia draws from torch's own generator, seeded by ``generator``.
+
+    Args:
+        augment: Draws a view.
+        generator: Says which; torch's own generator stays as it is.
+        first: A view that comes before it.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator))
+
+    def view(x: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return augment(x if first is None else first(x)).clamp(0, 1)
+
+    return view
