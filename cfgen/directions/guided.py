@@ -86,7 +86,8 @@ class Guided(Direction):
             going = m <= OVER
             over = (~going).nonzero()[:, 0]
             if len(over):  # it may be the noise that flips
-                going[over] = problem.margin(problem.z[rows[over]] + e[rows[over]], rows[over]) <= 0
+                ends = problem.margin(problem.z[rows[over]] + e[rows[over]], rows[over])
+                going[over] = ends <= OVER
             rows, m, g = (t[going] for t in (rows, m, g))
             velocity[rows] = self.momentum * velocity[rows] + g
             size = norm(velocity[rows])
@@ -110,7 +111,7 @@ def few_places(problem: Problem, e: Tensor) -> Tensor:
         if not len(rows):
             break
         part = e[rows] * (size >= share * longest)[rows]
-        flips = problem.margin(problem.z[rows] + part, rows) > 0
+        flips = problem.margin(problem.z[rows] + part, rows) > OVER
         kept[rows[flips]] = part[flips]
         rows = rows[~flips]
     return kept
