@@ -336,8 +336,8 @@ def test_the_gradient_is_another_direction(run, images, out, tmp_path):
     ]
     assert len(flipped) >= 3
     # The chord is the shorter way, and the search costs the gradient a single backward pass
-    # (each to the search's tolerance of half a percent; rays 2 % longer are near enough to stop).
-    assert all(smallest <= gradient * 1.03 for gradient, smallest in flipped)
+    # (each to the search's tolerance of half a percent, and a ray may stop 2 % before the nearest).
+    assert all(smallest <= gradient * 1.005 / 0.98 for gradient, smallest in flipped)
     assert sum(gradient for gradient, _ in flipped) > sum(smallest for _, smallest in flipped)
     assert {row["backward"] for row in rows} == {"1"}
 

@@ -149,11 +149,15 @@ def ratios(world: World, direction: Direction) -> tuple[Tensor, Tensor]:
 @each_target
 @pytest.mark.parametrize("name", CURVED)
 def test_minimal_norm_meets_a_curved_boundary_at_its_nearest_point(name, target):
-    ratio, backward = ratios(curved_world(name, target), MinimalNorm())
+    ratio, backward = ratios(curved_world(name, target), MinimalNorm(parallel=0.99))
     assert (ratio > 1 - 1e-9).all()
+    assert (ratio < 1.02).all()
+    assert (backward <= 12).all()
+    assert backward.double().median() <= 7
+    # The default stops earlier, for 1 - 0.98 of length at most on a plane.
+    ratio, backward = ratios(curved_world(name, target), MinimalNorm())
     assert (ratio < 1.025).all()
     assert ratio.median() < 1.015
-    assert (backward <= 12).all()
     assert backward.double().median() <= 6
 
 
@@ -243,7 +247,10 @@ def test_a_step_that_leads_down_is_halved():
 
 
 def test_steps_grow_where_the_tangent_plane_is_right():
-    """After a short cliff the way is long and straight; steps of one length would take fifty."""
+    """After a short cliff the way is long and straight; steps of one length would take fifty.
+
+    The last one is for the end of the climb, where the plane is trusted over 5 % of the ray only.
+    """
 
     def ramp(s: Tensor) -> Tensor:
         return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)

@@ -14,7 +14,7 @@ from torch import Tensor
 from cfgen.directions.base import Direction
 from cfgen.directions.minimal_norm import norm
 from cfgen.directions.smoothed import drawn
-from cfgen.directions.translation import Translation
+from cfgen.directions.translation import Translation, lengths
 from cfgen.priors.base import Prior
 from cfgen.problem import Problem, View, unit
 
@@ -105,8 +105,7 @@ def few_places(problem: Problem, e: Tensor) -> Tensor:
     if e.ndim < 3:
         return e
     kept, rows = e.clone(), torch.arange(len(e), device=e.device)
-    size = e.norm(dim=1, keepdim=True)
-    longest = size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))
+    size, longest = lengths(e)
     for share in KEPT:
         if not len(rows):
             break

@@ -69,6 +69,11 @@ def shrink(e: Tensor, share: float) -> Tensor:
     """
     if e.ndim < 3:
         return e
-    size = e.norm(dim=1, keepdim=True)
-    longest = size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))
+    size, longest = lengths(e)
     return e * (1 - share * longest / size.clamp(min=1e-12)).clamp(min=0)
+
+
+def lengths(e: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths (B, 1, ...) of the vectors of e (B, C, ...), and the longest of each (B, 1, ...)."""
+    size = e.norm(dim=1, keepdim=True)
+    return size, size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))

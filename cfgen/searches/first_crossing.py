@@ -132,7 +132,8 @@ class FirstCrossing(Search):
             quadratic = f1 / (f2 - f1) * f3 / (f2 - f3)
             quadratic += (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
             smooth = (eta.square() < xi) & ((1 - eta).square() < 1 - xi)
-            slow = (x2 - x1).abs() > 0.7 * earlier
+            # A margin of about zero tells nothing of how far the crossing is.
+            slow = ((x2 - x1).abs() > 0.7 * earlier) | (torch.minimum(f1.abs(), f2.abs()) <= TINY)
             share = torch.where(slow, 0.5, line(f1, f2, bend(x1, f1, rows)))
             share = torch.where(smooth, quadratic, share)
             flipped = f1 > 0
