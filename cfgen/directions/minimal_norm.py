@@ -11,9 +11,10 @@ from cfgen.problem import Problem, unit
 START = 0.7
 """The first step of the climb, as a share of the step to the tangent plane's zero."""
 
-TRUST = 0.05
-"""How far before its crossing a climb may end, as a share of the ray: the tangent plane is trusted
-no further, for where classifiers disagree the margin is flat and near its crossing seldom crosses.
+CLIMB, TURN = 0.01, 0.15
+"""How far ahead a crossing may lie, as a share of the ray, for the tangent plane to tell it: where
+classifiers disagree the margin is flat, and a crossing told from afar is seldom one. A turn is told
+more, for the next one may mend it.
 """
 
 MEMORY = 3
@@ -40,7 +41,7 @@ class MinimalNorm(Direction):
     acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
     """
 
-    def __init__(self, steps: int = 12, parallel: float = 0.98) -> None:
+    def __init__(self, steps: int = 24, parallel: float = 0.98) -> None:
         self.steps, self.parallel = steps, parallel
 
     def __call__(self, problem: Problem) -> Tensor:
@@ -72,7 +73,7 @@ class MinimalNorm(Direction):
             higher = rows[up]
             d[higher], m[higher], g[higher] = new[up], height[up], slope[up]
             v[higher], n[higher] = unit(new[up]), unit(slope[up])
-            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), TRUST)
+            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), CLIMB)
             rows = rows[c[rows].isinf()]
         return v, n, c, left
 
@@ -93,7 +94,7 @@ class MinimalNorm(Direction):
             left[rows] -= 1
             for ts, new in ((rays, ray), (normals, unit(g))):
                 ts.append(ts[-1].index_copy(0, rows, new))
-            at = crossing(m, g, ray, t)
+            at = crossing(m, g, ray, t, TURN)
             nearer = at < length
             closer = rows[nearer]
             v[closer], n[closer], c[closer] = ray[nearer], unit(g)[nearer], at[nearer]
@@ -116,7 +117,7 @@ def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
     return last - sum(scale(w, last - n) for w, n in zip(weights.T, normals[:-1], strict=True))
 
 
-def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor, trust: float = 0.2) -> Tensor:
+def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor, trust: float) -> Tensor:
     """Where rays v (n, *L) cross the boundary, by margins m and gradients g at lengths t (n,).
 
     The tangent plane is trusted near the boundary only, as far as 0.2 t back, and a share ``trust``
