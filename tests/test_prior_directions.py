@@ -20,7 +20,6 @@ from cfgen import (
 )
 from cfgen.directions import Confined
 from cfgen.directions.confined import away_from
-from cfgen.directions.guided import few_places
 from cfgen.directions.translation import shrink
 from cfgen.engine import Engine, Settings
 from cfgen.generators import Identity
@@ -89,7 +88,7 @@ class Window(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         way = x.flatten(1).mean(1) - self.start
-        odds = torch.where((way - 0.45).abs() < 0.01, 1.0, -1.0)
+        odds = torch.where((way - 0.45).abs() < 0.01, 1.0, -1.0) + 0 * way
         return torch.stack([torch.zeros_like(odds), odds], 1)
 
 
@@ -111,9 +110,56 @@ def test_a_flip_at_the_end_of_the_chord_is_found_however_narrow(direction):
 @pytest.mark.parametrize("target", [0, 1])
 def test_guided_needs_no_gradient_where_the_prior_suffices(target):
     problem, prior, _ = world(target, toward=1.0)
-    cf = explain(problem, Guided(prior))
+    cf = explain(problem, Guided(prior, rounds=0))
     assert set(cf.status) == {Status.FLIPPED}
     assert cf.passes.backward.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_guided_takes_away_what_the_flip_does_not_need(target):
+    steps = []
+    for rounds in (0, 40):
+        problem, prior, _ = world(target, toward=0.3)
+        f = problem.classifier
+        problem.classifier = lambda x, f=f: 100 * f(x)  # margins as large as those of networks
+        cf = explain(problem, Guided(prior, augment=torch.nn.Identity(), noise=0.1, rounds=rounds))
+        assert set(cf.status) == {Status.FLIPPED}
+        assert cf.passes.backward.tolist() == [rounds] * 3
+        steps.append(cf.lam)
+    assert (steps[1] < 0.97 * steps[0]).all()
+
+
+class Sum(torch.nn.Module):
+    """Flips where the sum of the image's first row is more than 1; flat far beyond."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (x[:, 0, 0].sum(1) - 1).clamp(max=0.5)
+        return torch.stack([torch.zeros_like(total), total], 1)
+
+
+def test_places_that_the_flip_does_not_need_are_left_alone():
+    """The prior changes both rows, and its second row a quarter as much; f sees the first."""
+    x = torch.zeros(1, 1, 2, 4)
+    problem = Problem(Identity(), Sum(), Flip(torch.tensor([1])), x, levels=None)
+    d = torch.tensor([[[0.15] * 4, [0.0375] * 4]])
+    prior = Shift(d)
+    made = Guided(prior, noise=0.0, augment=torch.nn.Identity(), rounds=40)
+    made.translation.shrink = 0.0
+    loose = Guided(prior, rounds=0)
+    loose.translation.shrink = 0.0
+    cf, before = explain(problem, made), explain(problem, loose)
+    assert cf.status == before.status == (Status.FLIPPED,)
+    assert before.alpha[0, 0, 1].min() > 0.1
+    torch.testing.assert_close(cf.alpha[0, 0], torch.tensor([[0.5] * 4, [0.0] * 4]))
+    assert float(cf.lam) == pytest.approx(0.5, abs=0.005)
+
+
+def test_what_does_not_flip_is_not_tightened():
+    problem, prior, _ = world(1, toward=0.0)
+    problem.criterion = Flip(problem.criterion.target, kappa=1e3)
+    cf = explain(problem, Guided(prior, steps=2))
+    assert set(cf.status) == {Status.NOT_FOUND}
+    assert cf.passes.backward.tolist() == [2, 2, 2]
 
 
 def test_the_climb_sees_views_where_another_finding_is_held_too():
@@ -141,7 +187,8 @@ def test_guided_climbs_where_the_prior_does_not_suffice(target):
     problem, prior, nearest = world(target, toward=0.0)
     cf = explain(problem, Guided(prior, noise=0.15, augment=same), near)
     assert set(cf.status) == {Status.FLIPPED}
-    assert (cf.passes.backward > 0).all() and (cf.passes.backward <= 10).all()
+    climb = cf.passes.backward - 8  # the rounds of the tightening
+    assert (climb > 0).all() and (climb <= 10).all()
     # The chord keeps what the prior changed, and adds what f asks for.
     sign = 1 if target == 1 else -1
     assert ((cf.alpha * sign * prior.d).flatten(1).sum(1) > 0).all()
@@ -158,7 +205,7 @@ def test_a_batch_equals_its_singles_and_a_seed_replays(toward):
     again, prior, _ = world(1, toward)
     assert torch.equal(Guided(prior, seed=3)(again), alpha)
     other, prior, _ = world(1, toward)
-    assert torch.equal(Guided(prior, seed=4)(other), alpha) == (toward == 1.0)
+    assert not torch.equal(Guided(prior, seed=4)(other), alpha)
 
 
 def test_no_change_is_no_direction():
@@ -182,22 +229,6 @@ def naive_shrink(e: Tensor, share: float) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize(
-    ("least", "kept", "passes"),
-    [(0.3, [0.4, 0, 0], 1), (0.5, [0.4, 0.2, 0], 2), (0.6, [0.4, 0.2, 0.1], 4), (0.9, None, 5)],
-)
-def test_only_places_that_the_flip_needs_are_kept(least, kept, passes):
-    def f(x: Tensor) -> Tensor:
-        total = x.flatten(1).sum(1)
-        return torch.stack([torch.zeros_like(total), total], 1)
-
-    e = torch.tensor([[[[0.4, 0.2, 0.1]]]])
-    problem = Problem(Identity(), f, Flip(torch.tensor([1]), kappa=least), torch.zeros_like(e))
-    expected = e if kept is None else torch.tensor([[[kept]]])
-    torch.testing.assert_close(few_places(problem, e), expected)
-    assert problem.passes.forward.tolist() == [passes]
-
-
 def test_shrink_is_the_group_soft_threshold():
     e = random(0)(2, 3, 4, 4)
     e[1] *= 100
@@ -205,7 +236,7 @@ def test_shrink_is_the_group_soft_threshold():
     assert torch.equal(shrink(e, 0.0), e)
     assert torch.equal(shrink(torch.zeros(1, 3, 2, 2), 0.3), torch.zeros(1, 3, 2, 2))
     flat = random(1)(2, 8)
-    assert torch.equal(shrink(flat, 0.3), flat)
+    torch.testing.assert_close(shrink(flat, 0.3), 0.7 * flat)  # one place
 
 
 def naive_edit(flow, z, source, target, seed, guidance, start, steps):

@@ -1,4 +1,4 @@
-"""Where the prior leads, and from there where f asks for more."""
+"""Where the prior leads, from there where f asks for more, and back as far as f allows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kornia.augmentation import (
 from torch import Tensor
 
 from cfgen.directions.base import Direction
-from cfgen.directions.minimal_norm import norm
+from cfgen.directions.minimal_norm import norm, scale
 from cfgen.directions.smoothed import drawn
-from cfgen.directions.translation import Translation, lengths
+from cfgen.directions.translation import Translation, shrink
 from cfgen.priors.base import Prior
 from cfgen.problem import Problem, View, unit
 
@@ -28,29 +28,33 @@ VIEWS = AugmentationSequential(
 
 
 class Guided(Direction):
-    """The translation by the prior; where it does not flip, a climb of the margin from there.
+    """The translation by the prior, a climb of the margin where it does not flip, a tightening.
 
-    The climb follows the gradient smoothed over noise in z and over views of the image (mirrored,
-    moved, turned, brighter or darker), for what turns f from every view is more than a pattern at
-    one place: each step draws one of each, and momentum averages over the steps. Its steps are
-    DeepFool's, towards the boundary of the tangent plane, but no longer than a share of the
-    translation. Each sample stops on its own. Of the chord from z only the places that changed most
-    are handed over, as few as still flip.
+    Both follow the gradient smoothed over noise in z and over views of the image (mirrored, moved,
+    turned, brighter or darker), for what turns f from every view is more than a pattern at one
+    place: each step draws one of each. Its length is DeepFool's, towards the boundary of the
+    tangent plane, but no longer than a share of the change. The climb averages gradients by
+    momentum, and each sample stops on its own. The tightening takes from a change that flips: each
+    round shrinks it at every place, which leaves the places that changed most, and steps to where f
+    is turned again; the smallest change that flips is handed over.
 
     Args:
         prior: Latents given a class, with the classes of f.
         seed: Seed of the noise, the same for each sample.
-        steps: Largest number of gradients.
+        steps: Largest number of gradients of the climb.
         noise: Standard deviation of the noise, relative to that of each latent under the prior.
-        momentum: Weight of the gradients before, in [0, 1).
-        reach: Longest step as a share of the length of the translation.
+        momentum: Weight of the gradients before in the climb, in [0, 1).
+        reach: Longest step as a share of the length of the change.
         augment: Draws a view of images (n, C, H, W) from torch's generator, the same for all.
+        rounds: Rounds of the tightening, one gradient each.
+        shrink: Share of its largest change by which a round shrinks one that flips, in [0, 1).
 
     Reference: in the spirit of Jeanneret et al., Diffusion Models for Counterfactual Explanations,
     2022, arXiv:2203.15636, and Weng et al., Fast Diffusion-Based Counterfactuals, 2023,
     arXiv:2312.14115, in latent space; Smilkov et al., SmoothGrad, 2017, arXiv:1706.03825; Xie et
     al., Improving Transferability of Adversarial Examples with Input Diversity, 2018,
-    arXiv:1803.06978.
+    arXiv:1803.06978; Rony et al., Decoupling Direction and Norm, 2019, arXiv:1811.09600, for the
+    tightening.
     """
 
     def __init__(
@@ -62,27 +66,37 @@ class Guided(Direction):
         momentum: float = 0.5,
         reach: float = 0.1,
         augment: View = VIEWS,
+        rounds: int = 8,
+        shrink: float = 0.05,
     ) -> None:
         self.translation = Translation(prior, seed)
         self.prior, self.seed, self.steps = prior, seed, steps
         self.noise, self.momentum, self.reach, self.augment = noise, momentum, reach, augment
+        self.rounds, self.shrink = rounds, shrink
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
         return self.aim(problem)[0]
 
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return unit directions (B, *L), and the lengths (B,) at which the climbs ended."""
+        """Return unit directions (B, *L), and the lengths (B,) of the changes."""
         e, rows = self.translation.chord(problem)
-        longest = self.reach * norm(e) + 2 * self.noise
-        velocity = torch.zeros_like(e)
         generator = torch.Generator().manual_seed(self.seed)
+        short = self._climb(problem, e, rows, generator)
+        flips = torch.ones(len(e), dtype=torch.bool, device=e.device)
+        flips[short] = False
+        e = self._tighten(problem, e, flips.nonzero()[:, 0], generator)
+        return unit(e), norm(e)
+
+    def _climb(
+        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Climb from z + e (B, *L) of ``rows``, in place; returns those that do not flip."""
+        longest, velocity = self._longest(e), torch.zeros_like(e)
         for _ in range(self.steps):
             if not len(rows):
                 break
-            n = torch.randn(e.shape[1:], generator=generator).to(e) * self.noise * self.prior.scale
-            view = drawn(self.augment, generator)
-            m, g = problem.grad(problem.z[rows] + e[rows] + n, rows, view)
+            m, g = self._look(problem, e, rows, generator)
             going = m <= OVER
             over = (~going).nonzero()[:, 0]
             if len(over):  # it may be the noise that flips
@@ -90,34 +104,42 @@ class Guided(Direction):
                 going[over] = ends <= OVER
             rows, m, g = (t[going] for t in (rows, m, g))
             velocity[rows] = self.momentum * velocity[rows] + g
-            size = norm(velocity[rows])
-            step = torch.minimum((GOAL - m).clamp(min=OVER) / size, longest[rows])
-            e[rows] += step.view(-1, *[1] * (e.ndim - 1)) * unit(velocity[rows])
-        e = few_places(problem, e)
-        return unit(e), norm(e)
+            e[rows] += stride((GOAL - m).clamp(min=OVER), velocity[rows], longest[rows])
+        return rows
+
+    def _tighten(
+        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Changes (B, *L) no longer than e, by which ``rows`` flip as they do by e."""
+        best, now, longest = e.clone(), e.clone(), self._longest(e)
+        flipped = rows
+        for _ in range(self.rounds if len(rows) else 0):
+            now[flipped] = shrink(now[flipped], self.shrink)
+            m, g = self._look(problem, now, rows, generator)
+            now[rows] += stride((GOAL - m).clamp(min=0), g, longest[rows])
+            flips = problem.margin(problem.z[rows] + now[rows], rows) > OVER
+            flipped = rows[flips]
+            better = rows[flips & (norm(now) < norm(best))[rows]]
+            best[better] = now[better]
+        return best
+
+    def _longest(self, e: Tensor) -> Tensor:
+        """The longest steps (B,) from changes e (B, *L): a share of them, and more than noise."""
+        return self.reach * norm(e) + 2 * self.noise
+
+    def _look(
+        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Margins (n,) and gradients (n, *L) at z + e of ``rows``, with noise, from some view."""
+        n = torch.randn(e.shape[1:], generator=generator).to(e) * self.noise * self.prior.scale
+        view = drawn(self.augment, generator)
+        return problem.grad(problem.z[rows] + e[rows] + n, rows, view)
 
 
-def few_places(problem: Problem, e: Tensor) -> Tensor:
-    """Changes e (B, C, ...) at the places of their longest vectors only, if z + e still flips so.
-
-    As :func:`cfgen.directions.translation.shrink` does, but nothing that stays gets shorter.
-    """
-    if e.ndim < 3:
-        return e
-    kept, rows = e.clone(), torch.arange(len(e), device=e.device)
-    size, longest = lengths(e)
-    for share in KEPT:
-        if not len(rows):
-            break
-        part = e[rows] * (size >= share * longest)[rows]
-        flips = problem.margin(problem.z[rows] + part, rows) > OVER
-        kept[rows[flips]] = part[flips]
-        rows = rows[~flips]
-    return kept
+def stride(rise: Tensor, g: Tensor, longest: Tensor) -> Tensor:
+    """Steps (n, *L) by which tangent planes of gradients g (n, *L) rise so much (n,), at most."""
+    return scale(torch.minimum(rise / norm(g).clamp(min=1e-12), longest), unit(g))
 
 
-KEPT = (0.6, 0.45, 0.3, 0.2, 0.1)
-"""Places with a vector of this share of the longest are tried for themselves, in this order."""
-
-# The margin at which a sample stops, and at which its steps aim: a little past the boundary.
+# The margin at which a sample has flipped, and at which steps aim: a little past the boundary.
 OVER, GOAL = 0.05, 0.3

@@ -53,7 +53,7 @@ class Translation(Direction):
         for guidance in self.guidance:
             z = problem.z[rows]
             edited = self.prior.edit(z, source[rows], target[rows], self.seed, guidance=guidance)
-            e[rows] = shrink(edited - z, self.shrink)
+            e[rows] = shrink(edited - z, self.shrink if z.ndim > 2 else 0)
             rows = rows[problem.margin(z + e[rows], rows) <= 0]
             if not len(rows):
                 break
@@ -64,16 +64,9 @@ def shrink(e: Tensor, share: float) -> Tensor:
     """Shorten the vector e[:, :, i, j] of each place by a share of the longest one of its sample.
 
     This is the proximal map of the sum of the vectors' lengths, and makes e (B, C, ...) sparse in
-    space. Reference: Yuan & Lin, Model selection and estimation in regression with grouped
-    variables, 2006, doi:10.1111/j.1467-9868.2005.00532.x.
+    space; a latent without places (B, L) is one place. Reference: Yuan & Lin, Model selection and
+    estimation in regression with grouped variables, 2006, doi:10.1111/j.1467-9868.2005.00532.x.
     """
-    if e.ndim < 3:
-        return e
-    size, longest = lengths(e)
-    return e * (1 - share * longest / size.clamp(min=1e-12)).clamp(min=0)
-
-
-def lengths(e: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths (B, 1, ...) of the vectors of e (B, C, ...), and the longest of each (B, 1, ...)."""
     size = e.norm(dim=1, keepdim=True)
-    return size, size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))
+    longest = size.flatten(1).amax(1).view(-1, *[1] * (e.ndim - 1))
+    return e * (1 - share * longest / size.clamp(min=1e-12)).clamp(min=0)
