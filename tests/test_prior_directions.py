@@ -154,12 +154,19 @@ def test_places_that_the_flip_does_not_need_are_left_alone():
     assert float(cf.lam) == pytest.approx(0.5, abs=0.005)
 
 
-def test_what_does_not_flip_is_not_tightened():
+def test_what_does_not_flip_is_tried_again_without_noise_and_not_tightened():
     problem, prior, _ = world(1, toward=0.0)
     problem.criterion = Flip(problem.criterion.target, kappa=1e3)
-    cf = explain(problem, Guided(prior, steps=2))
+    seen = []
+
+    def spy(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x
+
+    cf = explain(problem, Guided(prior, steps=2, augment=spy))
+    assert seen == [3, 3]
     assert set(cf.status) == {Status.NOT_FOUND}
-    assert cf.passes.backward.tolist() == [2, 2, 2]
+    assert cf.passes.backward.tolist() == [4, 4, 4]
 
 
 def test_the_climb_sees_views_where_another_finding_is_held_too():

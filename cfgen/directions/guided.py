@@ -34,14 +34,15 @@ class Guided(Direction):
     turned, brighter or darker), for what turns f from every view is more than a pattern at one
     place: each step draws one of each. Its length is DeepFool's, towards the boundary of the
     tangent plane, but no longer than a share of the change. The climb averages gradients by
-    momentum, and each sample stops on its own. The tightening takes from a change that flips: each
-    round shrinks it at every place, which leaves the places that changed most, and steps to where f
-    is turned again; the smallest change that flips is handed over.
+    momentum, and each sample stops on its own; one that does not flip starts again without noise
+    and views, which tell little of another finding that is held. The tightening takes from a change
+    that flips: each round shrinks it at every place, which leaves the places that changed most, and
+    steps to where f is turned again; the smallest change that flips is handed over.
 
     Args:
         prior: Latents given a class, with the classes of f.
         seed: Seed of the noise, the same for each sample.
-        steps: Largest number of gradients of the climb.
+        steps: Largest number of gradients of a climb.
         noise: Standard deviation of the noise, relative to that of each latent under the prior.
         momentum: Weight of the gradients before in the climb, in [0, 1).
         reach: Longest step as a share of the length of the change.
@@ -82,14 +83,17 @@ class Guided(Direction):
         """Return unit directions (B, *L), and the lengths (B,) of the changes."""
         e, rows = self.translation.chord(problem)
         generator = torch.Generator().manual_seed(self.seed)
+        start = e.clone()
         short = self._climb(problem, e, rows, generator)
+        e[short] = start[short]
+        short = self._climb(problem, e, short, None)
         flips = torch.ones(len(e), dtype=torch.bool, device=e.device)
         flips[short] = False
         e = self._tighten(problem, e, flips.nonzero()[:, 0], generator)
         return unit(e), norm(e)
 
     def _climb(
-        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator
+        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Climb from z + e (B, *L) of ``rows``, in place; returns those that do not flip."""
         longest, velocity = self._longest(e), torch.zeros_like(e)
@@ -128,12 +132,14 @@ class Guided(Direction):
         return self.reach * norm(e) + 2 * self.noise
 
     def _look(
-        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator
+        self, problem: Problem, e: Tensor, rows: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Margins (n,) and gradients (n, *L) at z + e of ``rows``, with noise, from some view."""
+        """Margins (n,) and gradients (n, *L) at z + e of ``rows``; with noise, from some view."""
+        z = problem.z[rows] + e[rows]
+        if generator is None:
+            return problem.grad(z, rows)
         n = torch.randn(e.shape[1:], generator=generator).to(e) * self.noise * self.prior.scale
-        view = drawn(self.augment, generator)
-        return problem.grad(problem.z[rows] + e[rows] + n, rows, view)
+        return problem.grad(z + n, rows, drawn(self.augment, generator))
 
 
 def stride(rise: Tensor, g: Tensor, longest: Tensor) -> Tensor:
