@@ -38,6 +38,14 @@ from cfgen.training.segmenter import Segmenter, dice, predict
 BATCH = 32
 PEERS = {"FastDiME": FastDiME, "ACE": ACE}
 BRAIN = 10 / 255  # darker pixels are background
+PAIRS = (
+    ("natural_gradient", "gradient"),
+    ("minimal_norm", "gradient"),
+    ("guided", "FastDiME"),
+    ("guided", "ACE"),
+)
+"""Directions that are compared on the slices that both flip, for means over their own flips are
+means over other slices."""
 
 
 def locality(maps: Tensor, x: Tensor, masks: Tensor) -> tuple[float, float]:
@@ -65,8 +73,11 @@ def frontier(
     segmenter: Segmenter,
     x: Tensor,
     masks: Tensor,
-) -> dict[str, Any]:
-    """One row: a direction on images x (N, 1, H, W) with lesion masks (N, 1, H, W) bool."""
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """One row: a direction on images x (N, 1, H, W) with lesion masks (N, 1, H, W) bool.
+
+    Beside it LPIPS and l1 of 255 of each slice (N,), nan where it does not flip.
+    """
     make: Any = (DIRECTIONS | PEERS)[name]
     direction = make(checkpoint.prior) if name in (*PRIOR_GUIDED, *PEERS) else make()
     pair, f, oracle = checkpoint.generator, checkpoint.classifier, checkpoint.oracle
@@ -94,7 +105,9 @@ def frontier(
     auroc, precision = locality((x_cf - x).abs()[ill], x[ill], masks[ill])
     remaining = (left & masks)[ill].sum() / masks[ill].sum()
     healthy, tumour = (flipped & (target == f.index(c)) for c in ("healthy", "tumour"))
-    return {
+    changed = 255 * (x_cf - x).abs().flatten(1).mean(1)
+    each = {"LPIPS": far, "l1 of 255": changed}
+    row = {
         "direction": name,
         "confidence": confidence,
         "slices": len(x),
@@ -107,12 +120,34 @@ def frontier(
         "lesion left": round(float(remaining), 4),
         "lam": round(float(lam[flipped].median()), 3),
         "LPIPS": round(float(far[flipped].mean()), 4),
-        "l1 of 255": round(255 * float((x_cf - x).abs()[flipped].mean()), 3),
+        "l1 of 255": round(float(changed[flipped].mean()), 3),
         "plausible (p >= 0.05)": share(p[flipped] >= 0.05),
         "forward": float(forward.median()),
         "backward": float(backward.median()),
         "seconds an image": round(seconds / len(x), 3),
     }
+    return row, {k: v.where(flipped, torch.nan) for k, v in each.items()}
+
+
+def pairs(each: dict[str, dict[str, Tensor]], confidence: float) -> list[dict[str, Any]]:
+    """Rows of two directions on the slices that both flip: mean LPIPS and l1 of the one and other.
+
+    Args:
+        each: Of each direction what each slice has (N,), nan where it does not flip.
+        confidence: Of all of them.
+    """
+    rows = []
+    for one, other in PAIRS:
+        if one in each and other in each:
+            row: dict[str, Any] = {"confidence": confidence, "direction": one, "against": other}
+            for key in each[one]:
+                values = torch.stack([each[one][key], each[other][key]])
+                both = values[:, values.isfinite().all(0)]
+                row["both flip"] = both.shape[1]
+                row[key], row[f"its {key}"] = (round(v, 4) for v in both.mean(1).tolist())
+                row[f"less {key}"] = share(both[0] < both[1])
+            rows.append(row)
+    return rows
 
 
 def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[str, Any]]:
@@ -197,16 +232,21 @@ def main() -> None:
         "segmenter Dice": round(float(dice(found, masks.float())), 4),
         "attributions": attributions(checkpoint, x[ill], m[ill]),
         "directions": [],
+        "pairs": [],
     }
     print(table(record["attributions"]), flush=True)
     for confidence in args.confidence:
+        each = {}
         for name in args.directions:
-            row = frontier(name, confidence, checkpoint, lpips, segmenter, x, m)
+            row, each[name] = frontier(name, confidence, checkpoint, lpips, segmenter, x, m)
             record["directions"].append(row)
             print(json.dumps(row), flush=True)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(record, indent=2) + "\n")
+        record["pairs"] += pairs(each, confidence)
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
     print(table(record["directions"]))
+    print(table(record["pairs"]))
 
 
 if __name__ == "__main__":

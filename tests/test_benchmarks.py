@@ -8,6 +8,7 @@ import torch
 from ace import ACE
 from fastdime import FastDiME, largest
 from floor import breakdown
+from frontier import pairs
 from latent_shift import INSTALL, load, odds
 from runs import directions
 from speed import peers
@@ -125,3 +126,22 @@ def test_uniform_p_values_are_told_from_others(power):
         assert row["p < 0.05"] == 0.05
     else:
         assert row["KS distance"] > 0.3 and row["KS p, one slice a patient (median)"] < 0.05
+
+
+def test_pairs_are_compared_on_what_both_flip():
+    nan = torch.nan
+    each = {
+        "gradient": {"LPIPS": torch.tensor([0.2, nan, 0.4, 0.1])},
+        "natural_gradient": {"LPIPS": torch.tensor([0.1, 0.9, nan, 0.2])},
+        "ACE": {"LPIPS": torch.zeros(4)},
+    }
+    (row,) = pairs(each, 0.9)  # of ACE's pair the other is not there
+    assert row == {
+        "confidence": 0.9,
+        "direction": "natural_gradient",
+        "against": "gradient",
+        "both flip": 2,
+        "LPIPS": 0.15,
+        "its LPIPS": 0.15,
+        "less LPIPS": 0.5,
+    }
