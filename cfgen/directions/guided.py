@@ -82,13 +82,14 @@ class Guided(Direction):
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and the lengths (B,) of the changes."""
         e, rows = self.translation.chord(problem)
-        generator = torch.Generator().manual_seed(self.seed)
         start = e.clone()
-        short = self._climb(problem, e, rows, generator)
+        short = self._climb(problem, e, rows, torch.Generator().manual_seed(self.seed))
         e[short] = start[short]
         short = self._climb(problem, e, short, None)
         flips = torch.ones(len(e), dtype=torch.bool, device=e.device)
         flips[short] = False
+        # Another generator, for how much the climb drew is a matter of the batch.
+        generator = torch.Generator().manual_seed(self.seed + 1)
         e = self._tighten(problem, e, flips.nonzero()[:, 0], generator)
         return unit(e), norm(e)
 
