@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from ace import ACE
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion, Saliency
 from fastdime import FastDiME
 from latent_shift import INSTALL, heatmaps
 from lgg import table
@@ -155,6 +154,14 @@ def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[
 
     Grad-CAM looks at the last stage of f, of its first member where f is a committee.
     """
+    from captum.attr import (
+        IntegratedGradients,
+        LayerAttribution,
+        LayerGradCam,
+        Occlusion,
+        Saliency,
+    )
+
     f = checkpoint.classifier
     k = f.index("tumour")
     layer = next(m for name, m in f.named_modules() if name.endswith("layer3"))
