@@ -527,7 +527,9 @@ def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
     found, p = judge.score(y, classes), judge(y, classes)
     a, s = measure(lpips, Half(), y, 16, 7)
     for i, name in ((0, "bright"), (2, "dark")):
-        torch.testing.assert_close(found[i : i + 1], reference.score(a[i : i + 1], s[i : i + 1]))
+        # The last bits of a convolution depend on the batch and the machine.
+        alone = reference.score(a[i : i + 1], s[i : i + 1])
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(p[i : i + 1], conformal_p_value(found[i : i + 1], scores[name]))
     assert found[1].isnan() and p[1].isnan()
 
