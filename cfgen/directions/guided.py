@@ -118,7 +118,9 @@ class Guided(Direction):
         """Changes (B, *L) no longer than e, by which ``rows`` flip as they do by e."""
         best, now, longest = e.clone(), e.clone(), self._longest(e)
         flipped = rows
-        for _ in range(self.rounds if len(rows) else 0):
+        for _ in range(self.rounds):
+            if not len(rows):
+                break
             now[flipped] = shrink(now[flipped], self.shrink)
             m, g = self._look(problem, now, rows, generator)
             now[rows] += stride((GOAL - m).clamp(min=0), g, longest[rows])
