@@ -15,9 +15,11 @@ class Criterion(ABC):
 
     Attributes:
         target: The class that each sample is moved towards (B,) int64.
+        compares: Whether the margin depends on what the model says of the image itself.
     """
 
     target: Tensor
+    compares: bool = False
 
     @abstractmethod
     def __call__(self, logits: Tensor) -> Tensor:
@@ -30,6 +32,10 @@ class Criterion(ABC):
     def classes(self, logits: Tensor) -> Tensor:
         """The logits of the classes that the target is one of, (B, C) of all (B, K)."""
         return logits
+
+    def since(self, before: Tensor) -> Criterion:
+        """The same criterion where the model says ``before`` (B, K) of the image itself."""
+        return self
 
     def __and__(self, other: Criterion) -> Criterion:
         """Both at once: the minimum of the margins."""
@@ -114,6 +120,7 @@ class Hold(Criterion):
     before: Tensor
     others: tuple[int, ...]
     tolerance: float = 0.1
+    compares = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -136,7 +143,11 @@ class Hold(Criterion):
 
     def rows(self, index: Tensor) -> Hold:
         """The criterion of the samples ``index`` (n,) of the batch."""
-        return Hold(self.before[index], self.others, self.tolerance)
+        return self.since(self.before[index])
+
+    def since(self, before: Tensor) -> Hold:
+        """The same criterion where the model says ``before`` (B, K) of the image itself."""
+        return Hold(before, self.others, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -159,9 +170,18 @@ class Both(Criterion):
         """Map logits (B, K) to margins (B,)."""
         return torch.minimum(self.first(logits), self.second(logits))
 
+    @property
+    def compares(self) -> bool:  # type: ignore[override]
+        """Whether one of them does."""
+        return self.first.compares or self.second.compares
+
     def rows(self, index: Tensor) -> Both:
         """The criterion of the samples ``index`` (n,) of the batch."""
         return Both(self.first.rows(index), self.second.rows(index))
+
+    def since(self, before: Tensor) -> Both:
+        """Both where the model says ``before`` (B, K) of the image itself."""
+        return Both(self.first.since(before), self.second.since(before))
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,15 @@ class Among(Criterion):
         """Map logits (B, K) to margins (B,)."""
         return self.criterion(self.classes(logits))
 
+    @property
+    def compares(self) -> bool:  # type: ignore[override]
+        """Whether the criterion does."""
+        return self.criterion.compares
+
     def rows(self, index: Tensor) -> Among:
         """The criterion of the samples ``index`` (n,) of the batch."""
         return Among(self.criterion.rows(index), self.size)
+
+    def since(self, before: Tensor) -> Among:
+        """The same where the model says ``before`` (B, K), all outputs, of the image itself."""
+        return Among(self.criterion.since(self.classes(before)), self.size)

@@ -209,6 +209,8 @@ class Problem:
     ) -> tuple[Tensor, Tensor]:
         """Margin and its gradient at latents z, by one forward and one backward pass.
 
+        A criterion that compares X' with x sees x in the same view, by one forward pass more.
+
         Args:
             z: Latents (n, *L).
             rows: Which samples they belong to (n,) int64; None for all.
@@ -219,6 +221,11 @@ class Problem:
         """
         index = slice(None) if rows is None else rows
         criterion = self.criterion if rows is None else self.criterion.rows(rows)
+        if view is not None and criterion.compares:
+            with torch.no_grad(), self.autocast():
+                before = self.classifier(view(self.x[index]))
+            criterion = criterion.since(before.to(z.dtype))
+            self.count("forward", rows)
         with torch.enable_grad(), self.autocast():
             z = z.detach().requires_grad_(True)
             x = self.decode(z, index)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cfgen import Flip, Gradient, Hold, MinimalNorm, Problem, Status, explain
+from cfgen.criterion import Among
 from cfgen.generators import Identity
 from tests.cases import each_direction
 from tests.worlds import TwoLogits, linear_world, random
@@ -109,6 +110,49 @@ def test_what_must_not_move_stays():
     assert (criterion(model(free.x_cf)) <= 0).all()
     assert torch.equal(
         criterion.rows(torch.tensor([1]))(model(x_cf)[1:]), criterion(model(x_cf))[1:]
+    )
+
+
+def test_what_is_held_is_compared_in_the_same_view():
+    """A view moves every finding; what counts is how far X' moves from x under it."""
+    model, x = Three(), 0.5 + 0.01 * random(1)(2, 1, 10, 10)
+    hold = Hold(model(x), (1, 2), tolerance=0.02)
+    flip = Flip(torch.zeros(2, dtype=torch.int64), confidence=0.1)
+    problem = Problem(Identity(), model, flip & hold, x, levels=None)
+
+    def darker(images):
+        return 0.9 * images
+
+    assert (hold(model(darker(x))) < 0).all()  # moved by the view alone
+    margin, _ = problem.grad(problem.z, view=darker)
+    torch.testing.assert_close(margin, torch.full_like(margin, 0.02))
+    assert problem.passes.forward.tolist() == [2, 2]
+    one = torch.tensor([1])
+    moved = problem.z + 0.001 * random(2)(2, 1, 10, 10)
+    seen, g = problem.grad(moved[one], one, darker)
+    z = moved[one].clone().requires_grad_()
+    change = model(darker(z)).sigmoid() - model(darker(x[one])).sigmoid()
+    expected = 0.02 - change[:, 1:].abs().amax(1)
+    torch.testing.assert_close(seen, expected.detach())
+    torch.testing.assert_close(g, torch.autograd.grad(expected.sum(), z)[0])
+    assert problem.passes.forward.tolist() == [2, 4]
+    # What compares nothing costs one pass, in a view or not.
+    plain = Problem(Identity(), model, flip, x, levels=None)
+    plain.grad(plain.z, view=darker)
+    assert plain.passes.forward.tolist() == [1, 1]
+
+
+def test_a_criterion_that_compares_says_so():
+    flip = Flip(torch.zeros(2, dtype=torch.int64))
+    hold = Hold(torch.zeros(2, 3), (2,))
+    assert not flip.compares and hold.compares and (flip & hold).compares
+    assert not (flip & flip).compares and not Among(flip, 2).compares
+    assert flip.since(torch.ones(2, 3)) is flip
+    among = Among(Hold(torch.zeros(2, 2), (1,)), 2)
+    assert among.compares and bool((among(torch.ones(2, 3)) < 0.1).all())
+    # A change from 0 is none from 1.
+    torch.testing.assert_close(
+        among.since(torch.ones(2, 3))(torch.ones(2, 3)), torch.full((2,), 0.1)
     )
 
 
