@@ -28,6 +28,7 @@ from cfgen.priors import LatentFlow, Prior
 # Beside the package in a clone, inside it in a wheel.
 ROOTS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parent / "_checkpoints")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".pt2")
+CONFIGS = ("config.json", "prior.json", "scheduler_config.json")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checkpoint:
         calibration: For each class, how strange real images of it are (n,): by the reference, or
             where there is none by the round-trip LPIPS alone.
         reference: What real images look like to LPIPS, or None.
-        hashes: SHA-256 of each weights file.
+        hashes: SHA-256 of each file that is read: weights, and what is set beside them.
     """
 
     name: str
@@ -111,10 +112,9 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
     def classifier(part: str) -> Classifier:
         return load_classifier(folder / config[part]).to(device).to(memory_format=layout)
 
-    weights = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS or p.name in CONFIGS)
     hashes = {
-        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in weights
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
     }
     reference = None
     calibration = {k: torch.tensor(v) for k, v in config.get("calibration", {}).items()}

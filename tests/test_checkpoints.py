@@ -54,12 +54,19 @@ def test_a_folder_becomes_frozen_models(checkpoint_folder):
     assert torch.equal(ck.generator.encode(x), z)
 
 
-def test_hashes_are_those_of_the_weights_files(checkpoint_folder):
+def test_hashes_are_those_of_the_weights_and_of_what_is_set_beside_them(checkpoint_folder):
     parts = [
+        "autoencoder/config.json",
         "autoencoder/diffusion_pytorch_model.safetensors",
+        "classifier/config.json",
         "classifier/model.pt",
+        "config.json",
+        "oracle/config.json",
         "oracle/model.safetensors",
+        "prior/config.json",
         "prior/diffusion_pytorch_model.safetensors",
+        "prior/prior.json",
+        "prior/scheduler_config.json",
     ]
     expected = {p: hashlib.sha256((checkpoint_folder / p).read_bytes()).hexdigest() for p in parts}
     assert load_checkpoint(str(checkpoint_folder)).hashes == expected

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfgen.checkpoints import load_checkpoint
+from cfgen.checkpoints import WEIGHTS, load_checkpoint
 from cfgen.plausibility import LPIPS, Reference
 from cfgen.plausibility.conformal import measure
 from cfgen.plausibility.sketch import WIDTH
@@ -85,7 +85,11 @@ def main(arguments: list[str] | None = None) -> None:
         if bool((label == k).any())
     }
     folder = config["generator"]["folder"]
-    used = {f: h for f, h in checkpoint.hashes.items() if f.startswith(f"{folder}/")}
+    used = {
+        f: h
+        for f, h in checkpoint.hashes.items()
+        if f.startswith(f"{folder}/") and f.endswith(WEIGHTS)
+    }
     reference.save(args.checkpoint / "plausibility", calibration, used)
     config.pop("calibration", None)
     file.write_text(json.dumps(config | {"plausibility": "plausibility"}, indent=2) + "\n")
