@@ -1,5 +1,11 @@
 """cfgen: the smallest plausible change to an image that changes a model's mind."""
 
+import os
+
+# Before torch reads it: beside another job on the same cores, threads that spin take many times as
+# long. What the environment says stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from cfgen.checkpoints import Checkpoint, load_checkpoint
 from cfgen.classifier import Classifier
 from cfgen.criterion import Criterion, Flip, Hold

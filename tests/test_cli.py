@@ -553,6 +553,26 @@ def test_run_cf_py_needs_no_arguments_but_these(run, checkpoint_folder, tmp_path
     assert but_seconds(rows_of(tmp_path / "again")) == but_seconds(rows)
 
 
+@pytest.mark.parametrize("said, expected", [(None, "passive"), ("active", "active")])
+def test_threads_wait_without_spinning_unless_the_environment_says_so(said, expected, monkeypatch):
+    """Before torch is there, for OpenMP reads it once."""
+    if said is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", said)
+    code = (
+        "import builtins, os, sys\n"
+        "load = builtins.__import__\n"
+        "def seen(name, *a, **k):\n"
+        "    if name == 'torch':\n"
+        "        sys.exit(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "    return load(name, *a, **k)\n"
+        "builtins.__import__ = seen\n"
+        "import cfgen\n"
+    )
+    assert process("-c", code, cwd=ROOT).stderr.strip() == expected
+
+
 @pytest.mark.slow
 def test_the_module_is_the_program(tmp_path, monkeypatch):
     done = process("-m", "cfgen", "--help", cwd=tmp_path)
