@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +16,9 @@ class Criterion(ABC):
 
     Attributes:
         target: The class that each sample is moved towards (B,) int64.
-        compares: Whether the margin depends on what the model says of the image itself.
     """
 
     target: Tensor
-    compares: bool = False
 
     @abstractmethod
     def __call__(self, logits: Tensor) -> Tensor:
@@ -33,8 +32,11 @@ class Criterion(ABC):
         """The logits of the classes that the target is one of, (B, C) of all (B, K)."""
         return logits
 
-    def since(self, before: Tensor) -> Criterion:
-        """The same criterion where the model says ``before`` (B, K) of the image itself."""
+    def since(self, before: Callable[[], Tensor]) -> Criterion:
+        """The same criterion where the model says ``before()`` (B, K) of the image itself.
+
+        It is asked only by a criterion that compares with it.
+        """
         return self
 
     def __and__(self, other: Criterion) -> Criterion:
@@ -120,7 +122,6 @@ class Hold(Criterion):
     before: Tensor
     others: tuple[int, ...]
     tolerance: float = 0.1
-    compares = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -143,11 +144,11 @@ class Hold(Criterion):
 
     def rows(self, index: Tensor) -> Hold:
         """The criterion of the samples ``index`` (n,) of the batch."""
-        return self.since(self.before[index])
+        return Hold(self.before[index], self.others, self.tolerance)
 
-    def since(self, before: Tensor) -> Hold:
-        """The same criterion where the model says ``before`` (B, K) of the image itself."""
-        return Hold(before, self.others, self.tolerance)
+    def since(self, before: Callable[[], Tensor]) -> Hold:
+        """The same criterion where the model says ``before()`` (B, K) of the image itself."""
+        return Hold(before(), self.others, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -170,17 +171,12 @@ class Both(Criterion):
         """Map logits (B, K) to margins (B,)."""
         return torch.minimum(self.first(logits), self.second(logits))
 
-    @property
-    def compares(self) -> bool:  # type: ignore[override]
-        """Whether one of them does."""
-        return self.first.compares or self.second.compares
-
     def rows(self, index: Tensor) -> Both:
         """The criterion of the samples ``index`` (n,) of the batch."""
         return Both(self.first.rows(index), self.second.rows(index))
 
-    def since(self, before: Tensor) -> Both:
-        """Both where the model says ``before`` (B, K) of the image itself."""
+    def since(self, before: Callable[[], Tensor]) -> Both:
+        """Both where the model says ``before()`` (B, K) of the image itself."""
         return Both(self.first.since(before), self.second.since(before))
 
 
@@ -204,15 +200,10 @@ class Among(Criterion):
         """Map logits (B, K) to margins (B,)."""
         return self.criterion(self.classes(logits))
 
-    @property
-    def compares(self) -> bool:  # type: ignore[override]
-        """Whether the criterion does."""
-        return self.criterion.compares
-
     def rows(self, index: Tensor) -> Among:
         """The criterion of the samples ``index`` (n,) of the batch."""
         return Among(self.criterion.rows(index), self.size)
 
-    def since(self, before: Tensor) -> Among:
-        """The same where the model says ``before`` (B, K), all outputs, of the image itself."""
-        return Among(self.criterion.since(self.classes(before)), self.size)
+    def since(self, before: Callable[[], Tensor]) -> Among:
+        """The same where the model says ``before()`` (B, K), all outputs, of the image itself."""
+        return Among(self.criterion.since(lambda: self.classes(before())), self.size)

@@ -221,11 +221,14 @@ class Problem:
         """
         index = slice(None) if rows is None else rows
         criterion = self.criterion if rows is None else self.criterion.rows(rows)
-        if view is not None and criterion.compares:
-            with torch.no_grad(), self.autocast():
-                before = self.classifier(view(self.x[index]))
-            criterion = criterion.since(before.to(z.dtype))
-            self.count("forward", rows)
+        if view is not None:
+
+            def before() -> Tensor:
+                self.count("forward", rows)
+                with torch.no_grad(), self.autocast():
+                    return self.classifier(view(self.x[index])).to(z.dtype)
+
+            criterion = criterion.since(before)
         with torch.enable_grad(), self.autocast():
             z = z.detach().requires_grad_(True)
             x = self.decode(z, index)

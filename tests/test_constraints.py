@@ -142,18 +142,24 @@ def test_what_is_held_is_compared_in_the_same_view():
     assert plain.passes.forward.tolist() == [1, 1]
 
 
-def test_a_criterion_that_compares_says_so():
-    flip = Flip(torch.zeros(2, dtype=torch.int64))
-    hold = Hold(torch.zeros(2, 3), (2,))
-    assert not flip.compares and hold.compares and (flip & hold).compares
-    assert not (flip & flip).compares and not Among(flip, 2).compares
-    assert flip.since(torch.ones(2, 3)) is flip
-    among = Among(Hold(torch.zeros(2, 2), (1,)), 2)
-    assert among.compares and bool((among(torch.ones(2, 3)) < 0.1).all())
+def test_only_what_compares_asks_what_the_model_says_of_the_image():
+    flip, hold = Flip(torch.zeros(2, dtype=torch.int64)), Hold(torch.zeros(2, 2), (1,))
+    ones, asked = torch.ones(2, 3), []
+
+    def before():
+        asked.append(1)
+        return ones
+
+    assert flip.since(before) is flip
+    for criterion in (flip & flip, Among(flip, 2)):
+        criterion.since(before)
+    assert not asked
+    among = Among(hold, 2)
+    assert bool((among(ones) < 0.1).all())
     # A change from 0 is none from 1.
-    torch.testing.assert_close(
-        among.since(torch.ones(2, 3))(torch.ones(2, 3)), torch.full((2,), 0.1)
-    )
+    torch.testing.assert_close(among.since(before)(ones), torch.full((2,), 0.1))
+    torch.testing.assert_close((hold & hold).since(before)(ones), torch.full((2,), 0.1))
+    assert asked == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Guided(Direction):
     place: each step draws one of each. Its length is DeepFool's, towards the boundary of the
     tangent plane, but no longer than a share of the change. The climb averages gradients by
     momentum, and each sample stops on its own; one that does not flip starts again without noise
-    and views, which tell little of another finding that is held. The tightening takes from a change
+    and views, which ask for more than a flip. The tightening takes from a change
     that flips: each round shrinks it at every place, which leaves the places that changed most, and
     steps to where f is turned again; the smallest change that flips is handed over.
 
