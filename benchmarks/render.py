@@ -1,5 +1,7 @@
 """Tables and plots of all committed results, from their JSON files and nothing else.
 
+What was measured with other files than those of the checkpoint that lies here says so.
+
     pip install -e ".[bench]"
     python benchmarks/render.py
 
@@ -10,6 +12,7 @@ oracle's agreement) and scaling.svg (counterfactuals a second).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "brain-flair"
 TITLES = {
     "peers": "λ and passes against the best known",
     "speed": "Counterfactuals a second",
@@ -79,7 +83,17 @@ def beside(record: dict[str, Any]) -> str:
     said |= record.get("versions", {})
     missing = record.get("missing", {})
     said |= {f"missing {name}": f"`{how}`" for name, how in missing.items()}
-    return "; ".join(f"{k} {v}" for k, v in said.items())
+    text = "; ".join(f"{k} {v}" for k, v in said.items())
+    return f"{text}; **of an earlier checkpoint**" if earlier(record) else text
+
+
+def earlier(record: dict[str, Any]) -> bool:
+    """Whether a file of the checkpoint that a record was measured with has changed since."""
+    return any(
+        not (file := CHECKPOINT / name).is_file()
+        or hashlib.sha256(file.read_bytes()).hexdigest() != sha256
+        for name, sha256 in record.get("checkpoint", {}).items()
+    )
 
 
 def frontier(record: dict[str, Any], path: Path) -> None:

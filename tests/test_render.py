@@ -1,5 +1,6 @@
 """The committed tables are those of the committed JSON files."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -42,6 +43,18 @@ def test_scaling_is_drawn_from_the_parts_that_are_there(tmp_path):
     assert "seed 0; missing latentshift `pip install latentshift`" in text
     assert "### batches" in text and "![Counterfactuals a second](scaling.svg)" in text
     assert "processes" not in (tmp_path / "scaling.svg").read_text()
+
+
+def test_a_figure_of_an_earlier_checkpoint_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("render.CHECKPOINT", tmp_path)
+    (tmp_path / "f.safetensors").write_bytes(b"weights")
+    own = {"f.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    for hashes, said in ((own, 0), ({"f.safetensors": "0" * 64}, 1), (own | {"gone": "0"}, 1)):
+        record = {"split": "test", "checkpoint": hashes, "rows": [{"a": 1}]}
+        (tmp_path / "some.json").write_text(json.dumps(record))
+        render(tmp_path, tmp_path)
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert text.count("split test; **of an earlier checkpoint**") == said
 
 
 def test_a_table_has_every_key_of_its_rows():
