@@ -27,7 +27,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from cfgen import Flip, Problem, explain, load_checkpoint
-from cfgen.checkpoints import Checkpoint, find
+from cfgen.checkpoints import Checkpoint, find, hashes_of
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED
 from cfgen.explain import likely_other
 from cfgen.plausibility import LPIPS, Plausibility
@@ -208,7 +208,8 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frontier.json")
     args = p.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
-    segmenter = Segmenter.load(find(args.checkpoint) / "segmenter")
+    judge = find(f"{args.checkpoint}-judges/segmenter")
+    segmenter = Segmenter.load(judge)
     lpips = LPIPS("st-alex")
     images, labels, _ = load_split(args.images, args.split)
     masks = load_masks(args.images, args.split) > 0
@@ -234,6 +235,7 @@ def main() -> None:
         "rightly classified by both": int(right.sum()),
         "used": len(x),
         "checkpoint": checkpoint.hashes,
+        "segmenter": hashes_of(judge),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "segmenter Dice": round(float(dice(found, masks.float())), 4),

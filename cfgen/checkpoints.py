@@ -79,6 +79,14 @@ def find(name: str) -> Path:
     raise ValueError(f"expected a checkpoint folder or one of {names}, got '{name}'")
 
 
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder that is read: weights, and what is set beside them."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS or p.name in CONFIGS)
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
 def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint:
     """Load the models of a checkpoint, frozen and in eval mode.
 
@@ -112,10 +120,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
     def classifier(part: str) -> Classifier:
         return load_classifier(folder / config[part]).to(device).to(memory_format=layout)
 
-    files = sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS or p.name in CONFIGS)
-    hashes = {
-        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    hashes = hashes_of(folder)
     reference = None
     calibration = {k: torch.tensor(v) for k, v in config.get("calibration", {}).items()}
     if "plausibility" in config:

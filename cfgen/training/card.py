@@ -32,7 +32,7 @@ CONFIG = {
     "prior": "prior",
 }
 COMMITTEE = {
-    "architecture": "committee:robust,evidence,plain",
+    "architecture": "committee:evidence,evidence-2,plain,plain-2",
     "arguments": {"share": 0.2},
     "classes": CLASSES,
     "channels": 1,
@@ -42,20 +42,22 @@ COMMANDS = (
     "autoencoder --steps 7000 --every 500 --seed 0 --out CKPT/autoencoder",
     "classifier --model oracle --steps 1200 --every 200 --seed 1 --radius 0 --real-only "
     "--out CKPT/oracle",
-    "classifier --model target --steps 2200 --seed 0 --radius 0.6 --real-only "
-    "--out CKPT/classifier/robust",
     "prior --steps 1800 --copies 6 --seed 0 --real-only --autoencoder CKPT/autoencoder "
     "--out CKPT/prior",
     "prior --steps 1300 --copies 6 --seed 1 --lr 5e-4 --real-only --resume "
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
     "autoencoder --decoder-only --steps 900 --lr 3e-4 --every 150 --seed 0 --out CKPT/autoencoder",
-    "segmenter --steps 1200 --every 100 --seed 0 --out CKPT/segmenter",
+    "segmenter --steps 1200 --every 100 --seed 0 --out CKPT-judges/segmenter",
     "prior --steps 700 --every 100 --copies 3 --seed 2 --lr 4e-4 --resume "
     "--autoencoder CKPT/autoencoder --out CKPT/prior",
-    "classifier --model evidence --steps 3000 --every 200 --seed 3 "
+    "classifier --model evidence --steps 2000 --every 250 --seed 7 --radius 0.6 "
     "--autoencoder CKPT/autoencoder --out CKPT/classifier/evidence",
+    "classifier --model evidence --steps 1800 --every 200 --seed 11 --radius 0.5 --made 0.5 "
+    "--autoencoder CKPT/autoencoder --out CKPT/classifier/evidence-2",
     "classifier --model target --steps 1400 --every 200 --seed 5 --radius 0.2 --real-only "
     "--out CKPT/classifier/plain",
+    "classifier --model target --steps 1500 --every 150 --seed 5 --radius 0.25 --made 0.5 "
+    "--autoencoder CKPT/autoencoder --out CKPT/classifier/plain-2",
     "card --checkpoint CKPT",
     "plausibility --checkpoint CKPT",
 )

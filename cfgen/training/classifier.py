@@ -1,4 +1,4 @@
-"""Train a classifier healthy / tumour: the target f (robust) or the oracle (another architecture).
+"""Train a classifier healthy / tumour: the target f or the oracle (another architecture).
 
 The target is trained on L2 adversarial examples of random radius, so that its gradient, which the
 counterfactual follows, points at what changes the image and not at an invisible pattern;
