@@ -208,7 +208,8 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frontier.json")
     args = p.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
-    judge = find(f"{args.checkpoint}-judges/segmenter")
+    folder = find(args.checkpoint).resolve()
+    judge = folder.with_name(f"{folder.name}-judges") / "segmenter"
     segmenter = Segmenter.load(judge)
     lpips = LPIPS("st-alex")
     images, labels, _ = load_split(args.images, args.split)

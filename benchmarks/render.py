@@ -1,4 +1,4 @@
-"""Tables and plots of all committed results, from their JSON files and nothing else.
+"""Tables and plots of all committed results, from their JSON files.
 
 What was measured with other files than those of the checkpoint that lies here says so.
 
@@ -12,7 +12,6 @@ oracle's agreement) and scaling.svg (counterfactuals a second).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+from cfgen.checkpoints import hashes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "brain-flair"
@@ -89,11 +90,8 @@ def beside(record: dict[str, Any]) -> str:
 
 def earlier(record: dict[str, Any]) -> bool:
     """Whether a file of the checkpoint that a record was measured with has changed since."""
-    return any(
-        not (file := CHECKPOINT / name).is_file()
-        or hashlib.sha256(file.read_bytes()).hexdigest() != sha256
-        for name, sha256 in record.get("checkpoint", {}).items()
-    )
+    files = record.get("checkpoint")
+    return bool(files) and not files.items() <= hashes_of(CHECKPOINT).items()
 
 
 def frontier(record: dict[str, Any], path: Path) -> None:
