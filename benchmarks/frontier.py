@@ -22,7 +22,7 @@ import torch
 from ace import ACE
 from fastdime import FastDiME
 from latent_shift import INSTALL, heatmaps
-from lgg import table
+from render import table
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 

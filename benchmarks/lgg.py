@@ -1,5 +1,6 @@
 """Smallest flips on the real test split: share flipped, lambda, passes, speed, oracle agreement.
 
+    pip install -e ".[bench]"
     python benchmarks/lgg.py --images ../shared/data/lgg-flair-128
 
 Each setting is a whole run of the engine. Flips are counted on the PNG files that it wrote, read
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from render import table
 
 from cfgen import load_checkpoint
 from cfgen.data import ImageFolder, read_image, read_picture
@@ -95,13 +97,6 @@ def measure(engine: Engine, items: ImageFolder) -> tuple[dict[str, Any], dict[st
         "peak MB": round(peak_megabytes()),
     }
     return summary, {r["file"]: r["lam"] for r in flipped}
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of the same keys as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(f"{v}" for v in row.values()) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def main() -> None:

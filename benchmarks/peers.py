@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lgg import table
+from render import table
 from torch import Tensor, nn
 from tqdm import tqdm
 
