@@ -180,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("no", "bf16", "fp16"),
         default="no",
-        help="mixed precision of the gradients; what is handed over is always computed in full "
+        help="mixed precision of the direction; what is handed over is always computed in full "
         "(default: %(default)s)",
     )
     where.add_argument(

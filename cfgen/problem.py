@@ -67,8 +67,8 @@ class Problem:
         region: Where the image may change (B, 1, H, W) in [0, 1]: X' moves from x to S G(z') + r
             by this share. None for everywhere; 1 - mask for "not here".
         levels: Grid of the images that are handed over, 255 for 8 bit; None for no rounding.
-        autocast: Context manager for the gradients, for mixed precision. The search and the
-            verdict always run in the precision of the weights.
+        autocast: Context manager for the passes of the direction, for mixed precision. The search
+            and the verdict always run in the precision of the weights.
 
     Attributes:
         x: The images on the grid (B, C, H, W).
@@ -202,7 +202,8 @@ class Problem:
     def margin(self, z: Tensor, rows: Tensor) -> Tensor:
         """Margins (n,) at latents z (n, *L) of the samples ``rows``, by one forward pass."""
         self.count("forward", rows)
-        return self.criterion.rows(rows)(self.classifier(self.decode(z, rows)))
+        with self.autocast():
+            return self.criterion.rows(rows)(self.classifier(self.decode(z, rows)).to(z.dtype))
 
     def grad(
         self, z: Tensor, rows: Tensor | None = None, view: View | None = None

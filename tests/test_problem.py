@@ -210,7 +210,7 @@ def test_the_images_are_left_alone():
     assert not x.requires_grad
 
 
-def test_autocast_holds_for_the_gradients_alone():
+def test_autocast_holds_for_the_direction_alone():
     inside: list[bool] = []
 
     class Asks(nn.Module):
@@ -222,9 +222,11 @@ def test_autocast_holds_for_the_gradients_alone():
     autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
     problem = Problem(Identity(), Asks(), target(1), x, autocast=autocast)
     assert problem.grad(problem.z)[1].dtype == torch.float32
+    row = torch.tensor([0])
+    assert problem.margin(problem.z, row).dtype == torch.float32
     problem.logits(problem.x)
-    problem.along(problem.z)(torch.zeros(1), torch.tensor([0]))
-    assert inside == [True, False, False]
+    problem.along(problem.z)(torch.zeros(1), row)
+    assert inside == [True, True, False, False]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])

@@ -52,7 +52,9 @@ class Translation(Direction):
         e, rows = torch.zeros_like(problem.z), torch.arange(len(problem), device=problem.z.device)
         for guidance in self.guidance:
             z = problem.z[rows]
-            edited = self.prior.edit(z, source[rows], target[rows], self.seed, guidance=guidance)
+            ways = source[rows], target[rows]
+            with problem.autocast():
+                edited = self.prior.edit(z, *ways, self.seed, guidance=guidance).to(z)
             e[rows] = shrink(edited - z, self.shrink if z.ndim > 2 else 0)
             rows = rows[problem.margin(z + e[rows], rows) <= 0]
             if not len(rows):
