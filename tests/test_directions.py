@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
-from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
+from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed, minimal_norm
 from cfgen.directions.confined import away_from
 from cfgen.directions.minimal_norm import mix
 from cfgen.explain import explain
@@ -186,6 +186,20 @@ def test_minimal_norm_pays_three_gradients_for_a_plane_and_never_more_than_its_s
         problem = ellipsoid_world(4, 1, 0.4).problem
         MinimalNorm(steps=steps)(problem)
         assert problem.passes.backward.max() == steps
+
+
+@pytest.mark.parametrize("near", [0.28, 0.32, 0.4])
+def test_minimal_norm_looks_at_the_other_side_of_what_was_far(monkeypatch, near):
+    """A pixel of 0.5 flips above 0.9, where its gradient leads, and below ``near``."""
+    x = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    model = TwoLogits(lambda x: torch.maximum(0.1 * (x - 0.9), 2 * (near - x))[:, 0, 0, 0])
+    problem = Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
+    once = explain(problem, MinimalNorm(), FirstCrossing(first=0.05, tol=1e-3)).lam
+    torch.testing.assert_close(once.item(), 0.4, rtol=2e-3, atol=0)
+    monkeypatch.setattr(minimal_norm, "MANY", 0)  # a short way counts as a long one
+    monkeypatch.setattr(minimal_norm, "FAR", 2.0)
+    twice = explain(problem, MinimalNorm(), FirstCrossing(first=0.05, tol=1e-3)).lam
+    torch.testing.assert_close(twice.item(), 0.5 - near, rtol=2e-3, atol=0)
 
 
 def test_one_step_of_minimal_norm_is_the_gradient():

@@ -14,11 +14,19 @@ START = 0.7
 CLIMB, TURN = 0.01, 0.15
 """How far ahead a crossing may lie, as a share of the ray, for the tangent plane to tell it: where
 classifiers disagree the margin is flat, and a crossing told from afar is seldom one. A turn is told
-more, for the next one may mend it.
+more, for the next one may mend it, but not on a second look, which could lose what the first found.
 """
 
 MEMORY = 3
 """Rays before the last one that a turn learns from."""
+
+PATIENCE = 6
+"""Turns in a row that bring a sample no nearer, after which it stops."""
+
+MANY, FAR = 8, 0.5
+"""A sample that took so many gradients looks from the other side, too, if its turns came to no rest
+or shortened the ray to less than this share: it began far from where it ended, and by chance.
+"""
 
 
 class MinimalNorm(Direction):
@@ -28,10 +36,12 @@ class MinimalNorm(Direction):
     grows where the tangent plane of the margin predicts the gain and shrinks where it does not.
     Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
     z along n, so the ray turns there, or where :func:`mix` sees the normals lead. The fixed point
-    n = v is the condition for a minimum of the norm; the ray that crosses nearest is handed over.
+    n = v is the condition for a minimum of the norm. A boundary can have several of them: a sample
+    that came from afar does both once more, from half as far behind z as it crosses before it.
+    The ray that crosses nearest is handed over.
 
     Args:
-        steps: Largest number of gradients.
+        steps: Largest number of gradients, those of a second look included.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
 
@@ -41,7 +51,7 @@ class MinimalNorm(Direction):
     acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
     """
 
-    def __init__(self, steps: int = 24, parallel: float = 0.98) -> None:
+    def __init__(self, steps: int = 36, parallel: float = 0.98) -> None:
         self.steps, self.parallel = steps, parallel
 
     def __call__(self, problem: Problem) -> Tensor:
@@ -50,17 +60,35 @@ class MinimalNorm(Direction):
 
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
-        v, n, c, left = self._climb(problem)
-        self._turn(problem, v, n, c, left)
+        left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
+        rows = torch.arange(len(problem), device=left.device)
+        v, n, c = self._climb(problem, torch.zeros_like(problem.z), rows, left)
+        first = c.clone()
+        self._turn(problem, v, n, c, left, TURN)
+        lost = c.isfinite() & ((dot(n, v) < self.parallel) | (c < FAR * first))
+        rows = (lost & (self.steps - left >= MANY) & (left > 0)).nonzero()[:, 0]
+        if len(rows):
+            other, n, at = self._climb(problem, -scale(c / 2, v), rows, left)
+            self._turn(problem, other, n, at, left, CLIMB)
+            nearer = at < c
+            v[nearer], c[nearer] = other[nearer], at[nearer]
         return v, c
 
-    def _climb(self, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rays v to the highest point of a climb, normals n there, crossings c, gradients left."""
-        m, g = problem.grad(problem.z)
-        v, n = unit(g), unit(g)
-        c, left = torch.full_like(m, torch.inf), torch.full_like(m, self.steps - 1)
-        d, radius = torch.zeros_like(v), -m / norm(g) * START
-        rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
+    def _climb(
+        self, problem: Problem, d: Tensor, rows: Tensor, left: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rays v to the highest point of a climb from z + d, normals n there, crossings c.
+
+        Of the samples ``rows``; changes d and the gradients that are left, in place.
+        """
+        m, g = torch.zeros_like(left), torch.zeros_like(d)
+        m[rows], g[rows] = problem.grad(problem.z[rows] + d[rows], rows)
+        left[rows] -= 1
+        n, away = unit(g), norm(d)
+        v = torch.where(away.view(-1, *[1] * (d.ndim - 1)) > 0, unit(d), n)
+        c = torch.where(away > 0, crossing(m, g, v, away, CLIMB), torch.inf)
+        radius = -m / norm(g) * START
+        rows = ((m <= 0) & c.isinf() & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
             size = norm(g[rows])
             step = torch.minimum(-m[rows] / size, radius[rows])
@@ -75,13 +103,15 @@ class MinimalNorm(Direction):
             v[higher], n[higher] = unit(new[up]), unit(slope[up])
             c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), CLIMB)
             rows = rows[c[rows].isinf()]
-        return v, n, c, left
+        return v, n, c
 
-    def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
+    def _turn(
+        self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor, trust: float
+    ) -> None:
         """Turn the rays v that cross at lengths c towards the normals n there, all in place."""
-        rays, normals = [v.clone()], [n.clone()]
+        rays, normals, idle = [v.clone()], [n.clone()], torch.zeros_like(c)
         while True:
-            going = c.isfinite() & (dot(n, v) < self.parallel) & (left > 0)
+            going = c.isfinite() & (dot(n, v) < self.parallel) & (left > 0) & (idle < PATIENCE)
             rows = going.nonzero()[:, 0]
             if not len(rows):
                 return
@@ -94,10 +124,11 @@ class MinimalNorm(Direction):
             left[rows] -= 1
             for ts, new in ((rays, ray), (normals, unit(g))):
                 ts.append(ts[-1].index_copy(0, rows, new))
-            at = crossing(m, g, ray, t, TURN)
+            at = crossing(m, g, ray, t, trust)
             nearer = at < length
             closer = rows[nearer]
             v[closer], n[closer], c[closer] = ray[nearer], unit(g)[nearer], at[nearer]
+            idle[rows] = torch.where(nearer, 0, idle[rows] + 1)
 
 
 def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
