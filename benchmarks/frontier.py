@@ -240,7 +240,7 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "segmenter Dice": round(float(dice(found, masks.float())), 4),
-        "attributions": attributions(checkpoint, x[ill], m[ill]),
+        "attributions": attributions(checkpoint, x[ill], m[ill]) if ill.any() else [],
         "directions": [],
         "pairs": [],
     }
