@@ -188,18 +188,28 @@ def test_minimal_norm_pays_three_gradients_for_a_plane_and_never_more_than_its_s
         assert problem.passes.backward.max() == steps
 
 
-@pytest.mark.parametrize("near", [0.28, 0.32, 0.4])
-def test_minimal_norm_looks_at_the_other_side_of_what_was_far(monkeypatch, near):
-    """A pixel of 0.5 flips above 0.9, where its gradient leads, and below ``near``."""
-    x = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
-    model = TwoLogits(lambda x: torch.maximum(0.1 * (x - 0.9), 2 * (near - x))[:, 0, 0, 0])
-    problem = Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
-    once = explain(problem, MinimalNorm(), FirstCrossing(first=0.05, tol=1e-3)).lam
-    torch.testing.assert_close(once.item(), 0.4, rtol=2e-3, atol=0)
-    monkeypatch.setattr(minimal_norm, "MANY", 0)  # a short way counts as a long one
-    monkeypatch.setattr(minimal_norm, "FAR", 2.0)
-    twice = explain(problem, MinimalNorm(), FirstCrossing(first=0.05, tol=1e-3)).lam
-    torch.testing.assert_close(twice.item(), 0.5 - near, rtol=2e-3, atol=0)
+@each_target
+@pytest.mark.parametrize("name", CURVED)
+def test_minimal_norm_looks_on_spheres_for_what_a_ray_was_told_in_vain(name, target):
+    world = curved_world(name, target)
+    rows = torch.arange(8)
+    told = 1.1 * world.optimum
+    ray, crossing = MinimalNorm()._look(world.problem, -world.nearest, told, rows)
+    phi = world.problem.along(ray)
+    assert (phi(crossing, rows) > 0).all()
+    assert (crossing < 1.06 * world.optimum).all()
+    assert (world.problem.passes.backward == minimal_norm.LOOK).all()
+    # Spheres that grow from there do not reach the boundary.
+    ray, crossing = MinimalNorm()._look(world.problem, -world.nearest, told / 5, rows)
+    assert torch.equal(ray, -world.nearest)
+    assert crossing.isinf().all()
+
+
+def test_minimal_norm_looks_on_spheres_after_many_gradients(monkeypatch):
+    monkeypatch.setattr(minimal_norm, "MANY", 4)
+    _, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm())
+    assert ((backward < 4) | (backward >= 4 + minimal_norm.LOOK)).all()
+    assert 0 < (backward < 4).sum() < 8
 
 
 def test_one_step_of_minimal_norm_is_the_gradient():
@@ -260,11 +270,13 @@ def test_a_step_that_leads_down_is_halved():
     assert gradients_on_a_line(hill) == 3
 
 
-def test_steps_grow_where_the_tangent_plane_is_right():
+def test_steps_grow_where_the_tangent_plane_is_right(monkeypatch):
     """After a short cliff the way is long and straight; steps of one length would take fifty.
 
     The last one is for the end of the climb, where the plane is trusted over 5 % of the ray only.
     """
+
+    monkeypatch.setattr(minimal_norm, "MANY", 10)
 
     def ramp(s: Tensor) -> Tensor:
         return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)

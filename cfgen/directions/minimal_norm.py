@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ START = 0.7
 CLIMB, TURN = 0.01, 0.15
 """How far ahead a crossing may lie, as a share of the ray, for the tangent plane to tell it: where
 classifiers disagree the margin is flat, and a crossing told from afar is seldom one. A turn is told
-more, for the next one may mend it, but not on a second look, which could lose what the first found.
+more, for the next one may mend it.
 """
 
 MEMORY = 3
@@ -23,9 +25,9 @@ MEMORY = 3
 PATIENCE = 6
 """Turns in a row that bring a sample no nearer, after which it stops."""
 
-MANY, FAR = 8, 0.5
-"""A sample that took so many gradients looks from the other side, too, if its turns came to no rest
-or shortened the ray to less than this share: it began far from where it ended, and by chance.
+MANY, LOOK, SHRINK = 8, 30, 0.04
+"""A sample that took so many gradients looks once more, by so many on spheres, each smaller or
+larger than the last by this share.
 """
 
 
@@ -36,19 +38,21 @@ class MinimalNorm(Direction):
     grows where the tangent plane of the margin predicts the gain and shrinks where it does not.
     Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
     z along n, so the ray turns there, or where :func:`mix` sees the normals lead. The fixed point
-    n = v is the condition for a minimum of the norm. A boundary can have several of them: a sample
-    that came from afar does both once more, from half as far behind z as it crosses before it.
-    The ray that crosses nearest is handed over.
+    n = v is the condition for a minimum of the norm. A boundary can have several of them, and a ray
+    may not cross where the tangent plane tells: a sample that took long looks once more, as DDN
+    does, on a sphere that shrinks where it has flipped and grows where it has not, at first through
+    the crossing found so far. The ray that crosses nearest is handed over.
 
     Args:
-        steps: Largest number of gradients, those of a second look included.
+        steps: Largest number of gradients to climb and turn by.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
     combined random load sequences, 1978, doi:10.1016/0045-7949(78)90046-9; Walker & Ni, Anderson
-    acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X.
+    acceleration for fixed-point iterations, 2011, doi:10.1137/10078356X; Rony et al., Decoupling
+    Direction and Norm, 2019, arXiv:1811.09600.
     """
 
     def __init__(self, steps: int = 36, parallel: float = 0.98) -> None:
@@ -61,34 +65,40 @@ class MinimalNorm(Direction):
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
         left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
-        rows = torch.arange(len(problem), device=left.device)
-        v, n, c = self._climb(problem, torch.zeros_like(problem.z), rows, left)
-        first = c.clone()
-        self._turn(problem, v, n, c, left, TURN)
-        lost = c.isfinite() & ((dot(n, v) < self.parallel) | (c < FAR * first))
-        rows = (lost & (self.steps - left >= MANY) & (left > 0)).nonzero()[:, 0]
+        v, n, c = self._climb(problem, left)
+        self._turn(problem, v, n, c, left)
+        rows = (c.isfinite() & (self.steps - left >= MANY)).nonzero()[:, 0]
         if len(rows):
-            other, n, at = self._climb(problem, -scale(c / 2, v), rows, left)
-            self._turn(problem, other, n, at, left, CLIMB)
-            nearer = at < c
-            v[nearer], c[nearer] = other[nearer], at[nearer]
+            v[rows], c[rows] = self._look(problem, v[rows], c[rows], rows)
         return v, c
 
-    def _climb(
-        self, problem: Problem, d: Tensor, rows: Tensor, left: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rays v to the highest point of a climb from z + d, normals n there, crossings c.
+    def _look(self, problem: Problem, v: Tensor, c: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rays v of the samples ``rows``, told to cross at c, or nearer ones by spheres."""
+        z, radius, d = problem.z[rows], c, torch.zeros_like(v)
+        beyond = z + scale((1 + SHRINK) * c, v)
+        v, nearest = v.clone(), torch.where(problem.margin(beyond, rows) > 0, c, torch.inf)
+        for i in range(LOOK):
+            m, g = problem.grad(z + d, rows)
+            size = norm(d)
+            nearer = (m > 0) & (size < nearest)
+            v[nearer], nearest[nearer] = unit(d[nearer]), size[nearer]
+            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / LOOK)) / 2  # DDN's schedule
+            radius = radius * torch.where((m > 0) | (size == 0), 1 - SHRINK, 1 + SHRINK)
+            d = scale(radius, unit(d + scale(rate * c, unit(g))))
+        return v, nearest
 
-        Of the samples ``rows``; changes d and the gradients that are left, in place.
+    def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rays v to the highest point of a climb from z, normals n there, crossings c.
+
+        Changes the gradients that are left, in place.
         """
-        m, g = torch.zeros_like(left), torch.zeros_like(d)
-        m[rows], g[rows] = problem.grad(problem.z[rows] + d[rows], rows)
-        left[rows] -= 1
-        n, away = unit(g), norm(d)
-        v = torch.where(away.view(-1, *[1] * (d.ndim - 1)) > 0, unit(d), n)
-        c = torch.where(away > 0, crossing(m, g, v, away, CLIMB), torch.inf)
+        d = torch.zeros_like(problem.z)
+        m, g = problem.grad(problem.z)
+        left -= 1
+        n = unit(g)
+        v, c = n.clone(), torch.full_like(m, torch.inf)
         radius = -m / norm(g) * START
-        rows = ((m <= 0) & c.isinf() & n.flatten(1).any(1)).nonzero()[:, 0]
+        rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
             size = norm(g[rows])
             step = torch.minimum(-m[rows] / size, radius[rows])
@@ -105,9 +115,7 @@ class MinimalNorm(Direction):
             rows = rows[c[rows].isinf()]
         return v, n, c
 
-    def _turn(
-        self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor, trust: float
-    ) -> None:
+    def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
         """Turn the rays v that cross at lengths c towards the normals n there, all in place."""
         rays, normals, idle = [v.clone()], [n.clone()], torch.zeros_like(c)
         while True:
@@ -124,7 +132,7 @@ class MinimalNorm(Direction):
             left[rows] -= 1
             for ts, new in ((rays, ray), (normals, unit(g))):
                 ts.append(ts[-1].index_copy(0, rows, new))
-            at = crossing(m, g, ray, t, trust)
+            at = crossing(m, g, ray, t, TURN)
             nearer = at < length
             closer = rows[nearer]
             v[closer], n[closer], c[closer] = ray[nearer], unit(g)[nearer], at[nearer]
