@@ -37,7 +37,11 @@ from cfgen.training.common import load_split
 
 SEED = 0
 INSTALL = {"adv-lib": "--no-deps adv-lib", "foolbox": "foolbox"}
-OURS: dict[str, Direction] = {"gradient": Gradient(), "minimal_norm": MinimalNorm()}
+OURS: dict[str, Direction] = {
+    "gradient": Gradient(),
+    "minimal_norm": MinimalNorm(),
+    "minimal_norm, look=0": MinimalNorm(look=0),
+}
 SPAN = 4
 """Side of the box that peers see as [0, 1], in tangent-plane steps |m| / |grad m| of the slice.
 

@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
-from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed, minimal_norm
+from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
-from cfgen.directions.minimal_norm import mix
+from cfgen.directions.minimal_norm import SPHERES, mix
 from cfgen.explain import explain
 from cfgen.generators import Identity
 from tests import cases
@@ -198,18 +198,20 @@ def test_minimal_norm_looks_on_spheres_for_what_a_ray_was_told_in_vain(name, tar
     phi = world.problem.along(ray)
     assert (phi(crossing, rows) > 0).all()
     assert (crossing < 1.06 * world.optimum).all()
-    assert (world.problem.passes.backward == minimal_norm.LOOK).all()
+    assert (world.problem.passes.backward == SPHERES).all()
     # Spheres that grow from there do not reach the boundary.
     ray, crossing = MinimalNorm()._look(world.problem, -world.nearest, told / 5, rows)
     assert torch.equal(ray, -world.nearest)
     assert crossing.isinf().all()
 
 
-def test_minimal_norm_looks_on_spheres_after_many_gradients(monkeypatch):
-    monkeypatch.setattr(minimal_norm, "MANY", 4)
-    _, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm())
-    assert ((backward < 4) | (backward >= 4 + minimal_norm.LOOK)).all()
+def test_minimal_norm_looks_on_spheres_after_many_gradients_or_always():
+    _, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=4))
+    assert ((backward < 4) | (backward >= 4 + SPHERES)).all()
     assert 0 < (backward < 4).sum() < 8
+    ratio, always = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=0))
+    assert (always == torch.where(backward < 4, backward + SPHERES, backward)).all()
+    assert (ratio < 1.025).all()
 
 
 def test_one_step_of_minimal_norm_is_the_gradient():
@@ -253,11 +255,11 @@ def test_minimal_norm_survives_a_cliff_on_its_way(cliff):
 
 
 def gradients_on_a_line(margin) -> int:
-    """What minimal norm pays where the image is one pixel, black at the start."""
+    """What minimal norm pays to climb where the image is one pixel, black at the start."""
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     model = TwoLogits(lambda x: margin(x[:, 0, 0, 0]))
     problem = Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
-    assert MinimalNorm()(problem).item() == 1
+    assert MinimalNorm(look=10)(problem).item() == 1
     return int(problem.passes.backward)
 
 
@@ -270,13 +272,11 @@ def test_a_step_that_leads_down_is_halved():
     assert gradients_on_a_line(hill) == 3
 
 
-def test_steps_grow_where_the_tangent_plane_is_right(monkeypatch):
+def test_steps_grow_where_the_tangent_plane_is_right():
     """After a short cliff the way is long and straight; steps of one length would take fifty.
 
     The last one is for the end of the climb, where the plane is trusted over 5 % of the ray only.
     """
-
-    monkeypatch.setattr(minimal_norm, "MANY", 10)
 
     def ramp(s: Tensor) -> Tensor:
         return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)

@@ -25,10 +25,8 @@ MEMORY = 3
 PATIENCE = 6
 """Turns in a row that bring a sample no nearer, after which it stops."""
 
-MANY, LOOK, SHRINK = 8, 30, 0.04
-"""A sample that took so many gradients looks once more, by so many on spheres, each smaller or
-larger than the last by this share.
-"""
+SPHERES, SHRINK = 30, 0.04
+"""How many spheres a look takes, and by which share each is smaller or larger than the last."""
 
 
 class MinimalNorm(Direction):
@@ -47,6 +45,8 @@ class MinimalNorm(Direction):
         steps: Largest number of gradients to climb and turn by.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
+        look: Gradients of climb and turns from which on a sample looks once more, by 30 further
+            ones; 0 for every one, which costs most and finds the smallest steps.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
@@ -55,8 +55,8 @@ class MinimalNorm(Direction):
     Direction and Norm, 2019, arXiv:1811.09600.
     """
 
-    def __init__(self, steps: int = 36, parallel: float = 0.98) -> None:
-        self.steps, self.parallel = steps, parallel
+    def __init__(self, steps: int = 36, parallel: float = 0.98, look: int = 8) -> None:
+        self.steps, self.parallel, self.look = steps, parallel, look
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
@@ -67,7 +67,7 @@ class MinimalNorm(Direction):
         left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
         v, n, c = self._climb(problem, left)
         self._turn(problem, v, n, c, left)
-        rows = (c.isfinite() & (self.steps - left >= MANY)).nonzero()[:, 0]
+        rows = (c.isfinite() & (self.steps - left >= self.look)).nonzero()[:, 0]
         if len(rows):
             v[rows], c[rows] = self._look(problem, v[rows], c[rows], rows)
         return v, c
@@ -77,12 +77,12 @@ class MinimalNorm(Direction):
         z, radius, d = problem.z[rows], c, torch.zeros_like(v)
         beyond = z + scale((1 + SHRINK) * c, v)
         v, nearest = v.clone(), torch.where(problem.margin(beyond, rows) > 0, c, torch.inf)
-        for i in range(LOOK):
+        for i in range(SPHERES):
             m, g = problem.grad(z + d, rows)
             size = norm(d)
             nearer = (m > 0) & (size < nearest)
             v[nearer], nearest[nearer] = unit(d[nearer]), size[nearer]
-            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / LOOK)) / 2  # DDN's schedule
+            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / SPHERES)) / 2  # DDN's schedule
             radius = radius * torch.where((m > 0) | (size == 0), 1 - SHRINK, 1 + SHRINK)
             d = scale(radius, unit(d + scale(rate * c, unit(g))))
         return v, nearest
