@@ -1,8 +1,9 @@
 """The floor of a counterfactual: its passes times the time of one pass in the full batch.
 
-What a direction and a search ask for is given; everything above that is overhead: passes one by
-one (the first encoding and decoding and the verdict, so that a saved case replays exactly), passes
-of the few samples that are left at the end, and bookkeeping.
+What a direction and a search ask for is given; everything above that is overhead: passes in blocks
+(the first encoding and decoding and the verdict, so that a saved case replays exactly), passes of
+the few samples that are left at the end, and bookkeeping. A search that is down to as many samples
+as a block has is taken for one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor
 from cfgen import Direction, Flip, Problem, explain
 from cfgen.checkpoints import Checkpoint
 from cfgen.explain import likely_other
+from cfgen.problem import BLOCK
 
-Log = dict[tuple[str, int], list[float]]
-"""Seconds of every call, by kind of pass and number of rows."""
+Log = dict[tuple[str, int, int], list[float]]
+"""Seconds of every call, by kind of pass, number of rows and how many of them are no copies."""
 
 
 @contextmanager
@@ -33,7 +35,10 @@ def logged(owner: Any, name: str, kind: str, log: Log) -> Iterator[None]:
     def call(rows: Tensor, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         result = inner(rows, *args, **kwargs)
-        log[kind, len(rows)].append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        # Copies fill up a block.
+        needed = len(rows.unique(dim=0)) if len(rows) == BLOCK else len(rows)
+        log[kind, len(rows), needed].append(seconds)
         return result
 
     setattr(owner, name, call)
@@ -55,7 +60,7 @@ def logged_gradients(log: Log) -> Iterator[None]:
         seconds = time.perf_counter() - start
         for key in log:
             del log[key][before.get(key, 0) :]
-        log["gradient", len(z)].append(seconds)
+        log["gradient", len(z), len(z)].append(seconds)
         return result
 
     Problem.grad = call  # type: ignore[method-assign, assignment]
@@ -72,7 +77,7 @@ def breakdown(
 
     Returns:
         ``seconds``, the ``passes`` and ``floor`` (seconds) by kind, ``ratio`` of both, and the
-        seconds over the floor: of passes one by one, of those in smaller batches, of those in the
+        seconds over the floor: of passes in blocks, of those in other batches, of those in the
         full batch, and of everything that is no pass (``rest``).
     """
     pair, f, prior = checkpoint.generator, checkpoint.classifier, checkpoint.prior
@@ -97,13 +102,13 @@ def breakdown(
                 whole, _ = clock(once, 1)
     # A log of what a gradient did inside may be empty.
     log = {key: spent for key, spent in log.items() if spent}
-    best = unit_costs(checkpoint, x, repeats, {kind for kind, _ in log})
+    best = unit_costs(checkpoint, x, repeats, {kind for kind, *_ in log})
     passes: dict[str, int] = defaultdict(int)
-    over = {"one by one": 0.0, "smaller batches": 0.0, "full batches": 0.0}
-    for (kind, rows), spent in log.items():
-        passes[kind] += rows * len(spent)
+    over = {"blocks": 0.0, "smaller batches": 0.0, "full batches": 0.0}
+    for (kind, rows, needed), spent in log.items():
+        passes[kind] += needed * len(spent)
         place = "full batches" if rows == len(x) else "smaller batches"
-        over["one by one" if rows == 1 else place] += sum(spent) - rows * len(spent) * best[kind]
+        over["blocks" if rows == BLOCK else place] += sum(spent) - needed * len(spent) * best[kind]
     lowest = {kind: count * best[kind] for kind, count in passes.items()}
     floor = sum(lowest.values())
     spent_in_passes = sum(sum(spent) for spent in log.values())

@@ -112,14 +112,17 @@ PEERS: dict[str, tuple[str, Callable[[], Attack]]] = {
 
 
 class Counter:
-    """Passes through f by hooks: every classification, and every gradient that comes back."""
+    """Passes through f by hooks: every classification, and every gradient that comes back.
+
+    The copies by which cfgen fills up a block are not counted.
+    """
 
     def __init__(self, f: nn.Module) -> None:
         self.forward = self.backward = 0
         f.register_forward_hook(self._seen)
 
     def _seen(self, f: nn.Module, args: tuple, logits: Tensor) -> None:
-        self.forward += len(logits)
+        self.forward += len(args[0].unique(dim=0))
         if logits.requires_grad:
             logits.register_hook(self._back)
 

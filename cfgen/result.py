@@ -139,10 +139,11 @@ class Counterfactual:
         problem = self._models()
         end = torch.where(self.lam.isfinite(), self.lam * past, self.lam_lower)
         steps = torch.linspace(0, 1, n, dtype=end.dtype, device=end.device)[:, None] * end
-        images = [problem.image(self.alpha, lam) for lam in steps]
-        classes = problem.criterion.classes
-        probabilities = [classes(problem.logits(x)).softmax(1) for x in images]
-        return steps, torch.stack(images), torch.stack(probabilities)
+        rows = torch.arange(len(self), device=end.device).repeat(n)
+        images = problem.image(self.alpha[rows], steps.flatten(), rows)
+        probabilities = problem.criterion.classes(problem.logits(images)).softmax(1)
+        of_steps = (n, len(self))
+        return steps, images.unflatten(0, of_steps), probabilities.unflatten(0, of_steps)
 
     def attach(self, problem: Problem) -> Counterfactual:
         """Give a loaded counterfactual its models back."""

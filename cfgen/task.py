@@ -16,7 +16,7 @@ from cfgen.criterion import Among, Criterion, Flip, Hold
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Confined, Direction
 from cfgen.explain import likely_other
 from cfgen.priors import Prior
-from cfgen.problem import LEVELS, Problem, one_by_one
+from cfgen.problem import LEVELS, Problem, in_blocks
 from cfgen.settings import Settings
 
 Autocast = Callable[[], AbstractContextManager]
@@ -107,7 +107,7 @@ class Task:
         if self.held:
             f = Findings(whole, whole.index(self.classifier.classes[1]))
             with torch.no_grad():
-                before = one_by_one(f, grid)
+                before = in_blocks(f, grid)
             criterion = Among(criterion, 2) & Hold(before, self.held)
         return Problem(
             self.checkpoint.generator,

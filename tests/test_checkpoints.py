@@ -13,6 +13,7 @@ import torch
 from cfgen import checkpoints, load_checkpoint
 from cfgen.checkpoints import available
 from cfgen.priors import LatentFlow
+from cfgen.problem import in_blocks
 
 ROOT = Path(__file__).parents[1]
 BRAIN = ROOT / "checkpoints" / "brain-flair"
@@ -143,6 +144,20 @@ def test_brain_flair_loads():
     latent = ck.generator.encode(torch.rand(1, 1, 128, 128))
     assert isinstance(ck.prior, LatentFlow)
     assert latent.shape[1:] == ck.prior.shape
+
+
+@there
+def test_the_last_bits_of_a_slice_depend_on_neither_its_mates_nor_its_place():
+    ck = load_checkpoint("brain-flair")
+    x = torch.rand(6, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([5, 2, 0, 3, 1, 4])
+    with torch.no_grad():
+        z = in_blocks(ck.generator.encode, x)
+        passes = ((ck.generator.encode, x), (ck.generator.decode, z), (ck.classifier, x))
+        for f, rows in passes:
+            out = in_blocks(f, rows)
+            assert torch.equal(in_blocks(f, rows[order]), out[order])
+            assert torch.equal(torch.cat([in_blocks(f, row) for row in rows.split(1)]), out)
 
 
 @there
