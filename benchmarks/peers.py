@@ -3,6 +3,7 @@
     pip install -e ".[bench]" && pip install --no-deps adv-lib
     python benchmarks/peers.py --images ../shared/data/lgg-flair-128
 
+Many processes share the slices where ``accelerate launch --multi_gpu --num_processes N`` starts it.
 Peers attack z -> margin of f(G(z) + r), one slice at a time, as cfgen does here. What they return
 gives a chord from z, and cfgen measures every chord by the same search on the 8-bit image, so that
 all lambda compare. Without --images only the world of a plane, where the truth is known. Writes
@@ -14,17 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from attacks import PEERS, Attack, Attacked
 from render import table
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,73 +42,6 @@ OURS: dict[str, Direction] = {
     "gradient": Gradient(),
     "minimal_norm": MinimalNorm(),
     "minimal_norm, look=0": MinimalNorm(look=0),
-}
-SPAN = 4
-"""Side of the box that peers see as [0, 1], in tangent-plane steps |m| / |grad m| of the slice.
-
-Their defaults are made for images, where the nearest flip is some 0.1 to 1 away; here it is about
-0.25. The slice stands in the middle; a step has many coordinates, so the walls are far."""
-
-
-class Attacked(nn.Module):
-    """What a peer attacks: u (1, *L) in [0, 1] to the logits (0, margin) (1, 2) at z + r(u)."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        margin, gradient = problem.grad(problem.z)
-        self.problem = problem
-        self.span = SPAN * float(-margin / gradient.norm())
-        self.start = torch.full_like(problem.z, 0.5, dtype=torch.float32)
-        self.eval()
-
-    def shift(self, u: Tensor) -> Tensor:
-        """The shift in latent space (1, *L) of a point u of the box."""
-        return (u - self.start).to(self.problem.z) * self.span
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Logits (1, 2); class 1 where the criterion is met."""
-        problem = self.problem
-        margin = problem.criterion(problem.classifier(problem.decode(problem.z + self.shift(u))))
-        return torch.stack([torch.zeros_like(margin), margin], 1).float()
-
-
-Attack = Callable[[Any], Any]
-"""An :class:`Attacked` to the point (1, *L) of the box that a peer found."""
-
-
-def adv_lib(name: str, **options: Any) -> Attack:
-    """An attack of adversarial-library; of visdom, its plots of progress, only the name is used."""
-    try:
-        import_module("visdom")
-    except ImportError:
-        sys.modules["visdom"] = ModuleType("visdom")
-    attack = getattr(import_module("adv_lib.attacks"), name)
-    return lambda model: attack(model, model.start, torch.tensor([0]), **options)
-
-
-def foolbox(name: str, **options: Any) -> Attack:
-    """An attack of foolbox."""
-    library: Any = import_module("foolbox")
-    attack = getattr(library.attacks, name)(**options)
-
-    def run(model: Attacked) -> Tensor:
-        bounded = library.PyTorchModel(model, bounds=(0, 1), device=model.start.device)
-        return attack(bounded, model.start, torch.tensor([0]), epsilons=None)[0]
-
-    return run
-
-
-# Settings as in the papers or their defaults; levels=None, for a latent is not on the 8-bit grid.
-# Not foolbox's FMN: up to 3.3.4 its projection divides a norm by itself and never shortens a step.
-PEERS: dict[str, tuple[str, Callable[[], Attack]]] = {
-    "sdf": ("adv-lib", lambda: adv_lib("sdf")),
-    "fmn, 100": ("adv-lib", lambda: adv_lib("fmn", norm=2, steps=100)),
-    "ddn, 100": ("adv-lib", lambda: adv_lib("ddn", steps=100, levels=None)),
-    "C&W, 9 x 100": (
-        "foolbox",
-        lambda: foolbox("L2CarliniWagnerAttack", binary_search_steps=9, steps=100),
-    ),
-    "DDN, 100": ("foolbox", lambda: foolbox("DDNAttack", steps=100)),
 }
 
 
@@ -185,17 +119,24 @@ def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) ->
         except ImportError:
             missing[name] = package
     explain(problems[0].rows(slice(None)), Gradient())  # warm-up
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    runs: list[dict[str, dict[str, float]]] = []
     # Slice by slice, so that what else the machine does hits all methods alike.
-    for problem in tqdm(problems):
-        for name, (_, method) in methods.items():
-            torch.manual_seed(SEED)
-            runs[name].append(measure(problem.rows(slice(None)), counter, method))
+    with PartialState().split_between_processes(problems) as share:
+        for problem in tqdm(cast("list[Problem]", share)):
+            runs.append({})
+            for name, (_, method) in methods.items():
+                torch.manual_seed(SEED)
+                runs[-1][name] = measure(problem.rows(slice(None)), counter, method)
+    runs = gather_object(runs)
     figures = {
-        name: {key: np.array([run[key] for run in of]) for key in of[0]}
-        for name, of in runs.items()
+        name: {key: np.array([run[name][key] for run in runs]) for key in runs[0][name]}
+        for name in methods
     }
-    best = np.nanmin([c["lam"] for c in figures.values()], axis=0)
+    lams = {name: c["lam"] for name, c in figures.items()}
+    theirs = np.full(len(problems), np.nan)
+    for name in lams.keys() - OURS.keys():
+        theirs = np.fmin(theirs, lams[name])
+    best = np.fmin.reduce([theirs, *lams.values()])
     truth = best if optimum is None else np.array(optimum)
     clock = figures["gradient"]["seconds"]
     rows: list[dict[str, Any]] = [
@@ -205,6 +146,8 @@ def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) ->
             "flipped": round(float(np.isfinite(c["lam"]).mean()), 4),
             "lam / best": percentile(c["lam"] / truth, 50),
             "95th percentile": percentile(c["lam"] / truth, 95),
+            "lam / peers' best": percentile(c["lam"] / theirs, 50),
+            "its 95th percentile": percentile(c["lam"] / theirs, 95),
             "norm it claims / best": percentile(c["claimed"] / truth, 50),
             "forward": percentile(c["forward"], 50),
             "backward": percentile(c["backward"], 50),
@@ -257,12 +200,14 @@ def main() -> None:
     p.add_argument("--checkpoint", default="brain-flair")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "peers.json")
     args = p.parse_args()
+    processes = PartialState(cpu=True).num_processes
     packages = ("torch", "numpy", *INSTALL)
     known = {d.metadata["Name"] for d in metadata.distributions()}
     record: dict[str, Any] = {
         "seed": SEED,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages if name in known},
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "worlds": {},
     }
@@ -285,6 +230,8 @@ def main() -> None:
         record |= {"checkpoint": checkpoint.hashes, "split": args.split, "rows": rows.tolist()}
     for name, (problems, f, optimum) in worlds.items():
         record["worlds"][name] = world(problems, f, optimum)
+        if not PartialState().is_main_process:
+            continue
         print(f"{name}, {len(problems)} slices\n\n{table(record['worlds'][name]['rows'])}\n")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=2) + "\n")
