@@ -105,7 +105,7 @@ def _verify(
     """Make and classify the images at the finite steps; elsewhere, or in vain, x stays.
 
     The last bits of a model depend on the batch: a margin close to 0 that the search saw may be
-    negative when the image stands alone. Then lam was seen not to flip, and the bracket moves on
+    negative where the image is made. Then lam was seen not to flip, and the bracket moves on
     by its width; lam and lower change in place.
 
     Returns:
