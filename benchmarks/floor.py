@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from contract import clock, spread
+from runs import needed
 from torch import Tensor
 
 from cfgen import Direction, Flip, Problem, explain
@@ -36,9 +37,7 @@ def logged(owner: Any, name: str, kind: str, log: Log) -> Iterator[None]:
         start = time.perf_counter()
         result = inner(rows, *args, **kwargs)
         seconds = time.perf_counter() - start
-        # Copies fill up a block.
-        needed = len(rows.unique(dim=0)) if len(rows) == BLOCK else len(rows)
-        log[kind, len(rows), needed].append(seconds)
+        log[kind, len(rows), needed(rows)].append(seconds)
         return result
 
     setattr(owner, name, call)
@@ -105,10 +104,10 @@ def breakdown(
     best = unit_costs(checkpoint, x, repeats, {kind for kind, *_ in log})
     passes: dict[str, int] = defaultdict(int)
     over = {"blocks": 0.0, "smaller batches": 0.0, "full batches": 0.0}
-    for (kind, rows, needed), spent in log.items():
-        passes[kind] += needed * len(spent)
+    for (kind, rows, own), spent in log.items():
+        passes[kind] += own * len(spent)
         place = "full batches" if rows == len(x) else "smaller batches"
-        over["blocks" if rows == BLOCK else place] += sum(spent) - needed * len(spent) * best[kind]
+        over["blocks" if rows == BLOCK else place] += sum(spent) - own * len(spent) * best[kind]
     lowest = {kind: count * best[kind] for kind, count in passes.items()}
     floor = sum(lowest.values())
     spent_in_passes = sum(sum(spent) for spent in log.values())

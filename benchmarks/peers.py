@@ -27,6 +27,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from attacks import PEERS, Attack, Attacked
 from render import table
+from runs import needed
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -56,7 +57,7 @@ class Counter:
         f.register_forward_hook(self._seen)
 
     def _seen(self, f: nn.Module, args: tuple, logits: Tensor) -> None:
-        self.forward += len(args[0].unique(dim=0))
+        self.forward += needed(args[0])
         if logits.requires_grad:
             logits.register_hook(self._back)
 

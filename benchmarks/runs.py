@@ -13,7 +13,13 @@ from torch import Tensor
 from cfgen import Counterfactual, Direction, Flip, Gradient, Guided, MinimalNorm, Problem, explain
 from cfgen.checkpoints import Checkpoint
 from cfgen.explain import likely_other
+from cfgen.problem import BLOCK
 from cfgen.training.common import load_split
+
+
+def needed(rows: Tensor) -> int:
+    """How many rows of a pass (n, ...) are of samples: copies only fill up a block."""
+    return len(rows.unique(dim=0)) if len(rows) == BLOCK else len(rows)
 
 
 def directions(checkpoint: Checkpoint) -> dict[str, Direction]:
