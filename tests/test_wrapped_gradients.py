@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cfgen import Flip, Gradient, MinimalNorm, NaturalGradient, Problem, Smoothed, Status, explain
+from cfgen.directions.smoothed import drawn
 from cfgen.generators import Pair
 from cfgen.problem import unit
 from tests.worlds import TwoLogits, linear_world, random
@@ -104,6 +105,18 @@ def test_smoothed_is_the_average_of_its_draws():
             problem.criterion(problem.classifier(problem.decode(z))).sum(), z
         )[0]
     torch.testing.assert_close(smooth(problem), unit(total))
+
+
+def test_brightness_is_relative_to_black():
+    smooth = Smoothed(Gradient(), degrees=0, shift=0, brightness=0.2)
+    x, generator = torch.tensor([0, 0.1, 0.5, 0.8]).view(1, 1, 2, 2), torch.Generator()
+    gains = []
+    for _ in range(20):
+        seen = drawn(smooth.augment, generator)(x)
+        gain = float(seen.max() / 0.8)
+        torch.testing.assert_close(seen, gain * x)
+        gains.append(gain)
+    assert 0.8 <= min(gains) < 0.95 and 1.05 < max(gains) <= 1.2
 
 
 def test_augmentations_count_and_a_seed_replays():

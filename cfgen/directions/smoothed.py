@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 import torch
-from kornia.augmentation import AugmentationSequential, RandomAffine, RandomBrightness
+from kornia.augmentation import AugmentationSequential, RandomAffine, RandomContrast
 from torch import Tensor
 
 from cfgen.directions.base import Direction
@@ -24,7 +24,7 @@ class Smoothed(Direction):
         noise: Standard deviation of the noise in z.
         degrees: Largest rotation of the image.
         shift: Largest shift, as a share of the side.
-        brightness: Largest relative change of brightness.
+        brightness: Largest relative change of brightness; black stays black.
         seed: Seed of the draws; all samples of a batch share a draw.
 
     Reference: Smilkov et al., SmoothGrad, 2017, arXiv:1706.03825; Athalye et al., Synthesizing
@@ -46,7 +46,7 @@ class Smoothed(Direction):
         self.direction, self.samples, self.noise, self.seed = direction, samples, noise, seed
         self.augment = AugmentationSequential(
             RandomAffine(degrees, (shift, shift), p=1.0),
-            RandomBrightness((1 - brightness, 1 + brightness), p=1.0),
+            RandomContrast((1 - brightness, 1 + brightness), p=1.0),
             same_on_batch=True,
         )
 

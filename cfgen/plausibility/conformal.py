@@ -133,7 +133,9 @@ def conformal_p_value(score: Tensor, calibration: Tensor) -> Tensor:
 def false_discovery_rate(p: Sequence[float]) -> list[float]:
     """Return Benjamini-Hochberg q-values, the lowest rate at which each p-value is a discovery.
 
-    Valid for conformal p-values of one calibration set, whose dependence is positive.
+    Valid for conformal p-values of one calibration set, whose dependence is positive, and of
+    several sets that are independent. A p-value from n calibration scores is 1 / (n + 1) or more:
+    where k of m images are stranger than all of these, their rate is m / (k (n + 1)).
 
     Args:
         p: p-values in (0, 1]; NaN stays NaN and does not count.
