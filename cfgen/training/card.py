@@ -20,9 +20,11 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from cfgen import metrics
 from cfgen.checkpoints import load_checkpoint
+from cfgen.classifier import Classifier
 from cfgen.plausibility import LPIPS
 from cfgen.training.classifier import CLASSES
-from cfgen.training.common import load_split
+from cfgen.training.common import load_masks, load_split
+from cfgen.training.lesions import cut, replace
 
 CONFIG = {
     "image": {"channels": 1, "size": [128, 128]},
@@ -117,6 +119,18 @@ def classification(p: Tensor, y: Tensor, patients: list[str]) -> dict:
     }
 
 
+def painted_over(data: Path, models: dict[str, Classifier]) -> dict[str, float]:
+    """How often models call val slices "tumour" whose lesion the other half of the brain covers."""
+    images, masks = load_split(data, "val")[0].float() / 255, (load_masks(data, "val") > 0).float()
+    ill = masks.flatten(1).any(1)
+    without = [replace(x, mask, mask) for x, mask in cut(images[ill], masks[ill])]
+    told: dict[str, float] = {"slices": int(ill.sum())}
+    for name, model in models.items():
+        said = torch.cat([model(x).argmax(1) for x in without]).float()
+        told[name] = round(float(said.mean()), 4)
+    return told
+
+
 @torch.no_grad()
 def main() -> None:
     """Command line of this script."""
@@ -128,7 +142,8 @@ def main() -> None:
     for path, config in ((folder, CONFIG), (folder / "classifier", COMMITTEE)):
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     checkpoint = load_checkpoint(str(folder))
-    lpips, pair = LPIPS("st-alex"), checkpoint.generator
+    lpips, pair, oracle = LPIPS("st-alex"), checkpoint.generator, checkpoint.oracle
+    assert oracle is not None  # CONFIG names one
     images, labels, patients = load_split(args.data, "test")
     columns: dict[str, list[Tensor]] = {k: [] for k in "psnr ssim lpips target oracle".split()}
     for batch in images.split(BATCH):
@@ -138,8 +153,7 @@ def main() -> None:
         columns["ssim"].append(metrics.ssim(x, rec))
         columns["lpips"].append(lpips(x, rec))
         columns["target"].append(checkpoint.classifier(x).softmax(1)[:, 1])
-        if checkpoint.oracle is not None:
-            columns["oracle"].append(checkpoint.oracle(x).softmax(1)[:, 1])
+        columns["oracle"].append(oracle(x).softmax(1)[:, 1])
     values = {k: torch.cat(v) for k, v in columns.items()}
 
     def mean_of(name: str) -> Callable[[np.ndarray], float]:
@@ -152,6 +166,9 @@ def main() -> None:
         "reconstruction": {k: interval(mean_of(k), patients) for k in ("psnr", "ssim", "lpips")},
         "classifier": classification(values["target"], labels, patients),
         "oracle": classification(values["oracle"], labels, patients),
+        "painted_over": painted_over(
+            args.data, {"classifier": checkpoint.classifier, "oracle": oracle}
+        ),
         "megabytes": round(sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6, 1),
     }
     if checkpoint.prior is not None:
