@@ -17,20 +17,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ace import ACE
+from contract import SEED, about
 from fastdime import FastDiME
 from latent_shift import INSTALL, heatmaps
 from render import table
+from runs import Counter
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfgen import Flip, Problem, explain, load_checkpoint
 from cfgen.checkpoints import Checkpoint, find, hashes_of
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED
 from cfgen.explain import likely_other
 from cfgen.plausibility import LPIPS, Plausibility
+from cfgen.training.card import interval
 from cfgen.training.common import load_masks, load_split
 from cfgen.training.segmenter import Segmenter, dice, predict
 
@@ -47,16 +49,24 @@ PAIRS = (
 means over other slices."""
 
 
-def locality(maps: Tensor, x: Tensor, masks: Tensor) -> tuple[float, float]:
-    """Mean pixel AUROC and average precision in the brain of maps (B, 1, H, W) against masks."""
-    scores = []
-    for m, image, mask in zip(maps, x, masks, strict=True):
+def locality(maps: Tensor, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel AUROC and average precision in the brain of maps (B, 1, H, W) against masks, each (B,).
+
+    nan where the mask is empty.
+    """
+    scores = torch.full((2, len(maps)), torch.nan, dtype=torch.float64)
+    for i, (m, image, mask) in enumerate(zip(maps, x, masks, strict=True)):
         brain = image > BRAIN
         truth, score = mask[brain].numpy(), m[brain].numpy()
         if 0 < truth.sum() < len(truth):
-            scores.append((roc_auc_score(truth, score), average_precision_score(truth, score)))
-    auroc, precision = np.mean(scores, axis=0).tolist() if scores else (float("nan"),) * 2
-    return auroc, precision
+            found = roc_auc_score(truth, score), average_precision_score(truth, score)
+            scores[:, i] = torch.tensor(found)
+    return scores[0], scores[1]
+
+
+def mean(of: Tensor) -> float:
+    """The mean of the numbers (n,) that are there, nan of none."""
+    return round(float(of.nanmean()), 4)
 
 
 def share(of: Tensor) -> float:
@@ -72,10 +82,12 @@ def frontier(
     segmenter: Segmenter,
     x: Tensor,
     masks: Tensor,
+    prior: Counter,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """One row: a direction on images x (N, 1, H, W) with lesion masks (N, 1, H, W) bool.
 
-    Beside it LPIPS and l1 of 255 of each slice (N,), nan where it does not flip.
+    Beside it LPIPS, l1 of 255, AUROC and AP of each slice (N,), nan where it does not flip; the
+    last two where it has no lesion, too.
     """
     make: Any = (DIRECTIONS | PEERS)[name]
     direction = make(checkpoint.prior) if name in (*PRIOR_GUIDED, *PEERS) else make()
@@ -83,6 +95,7 @@ def frontier(
     assert oracle is not None
     plausibility = Plausibility(lpips, pair, checkpoint.calibration, checkpoint.reference)
     start, parts = time.perf_counter(), []
+    before = prior.forward, prior.backward
     for batch in x.split(BATCH):
         criterion = Flip(likely_other(f(batch)), confidence=confidence)
         parts.append(explain(Problem(pair, f, criterion, batch), direction))
@@ -101,11 +114,13 @@ def frontier(
         lesion.append(segmenter(b) > 0.5)
     agree, far, p, left = (torch.cat(v) for v in (agrees, distance, p_value, lesion))
     ill = masks.flatten(1).any(1) & flipped
-    auroc, precision = locality((x_cf - x).abs()[ill], x[ill], masks[ill])
+    auroc, precision = locality((x_cf - x).abs(), x, masks)
     remaining = (left & masks)[ill].sum() / masks[ill].sum()
     healthy, tumour = (flipped & (target == f.index(c)) for c in ("healthy", "tumour"))
     changed = 255 * (x_cf - x).abs().flatten(1).mean(1)
-    each = {"LPIPS": far, "l1 of 255": changed}
+    each = {"LPIPS": far, "l1 of 255": changed, "AUROC": auroc, "AP": precision}
+    each = {k: v.where(flipped, torch.nan) for k, v in each.items()}
+    drawn = (prior.forward - before[0]) / len(x), (prior.backward - before[1]) / len(x)
     row = {
         "direction": name,
         "confidence": confidence,
@@ -114,37 +129,45 @@ def frontier(
         "oracle agrees": share(agree[flipped]),
         "to healthy": share(agree[healthy]),
         "to tumour": share(agree[tumour]),
-        "AUROC": round(auroc, 4),
-        "AP": round(precision, 4),
+        "AUROC": mean(each["AUROC"]),
+        "AP": mean(each["AP"]),
         "lesion left": round(float(remaining), 4),
         "lam": round(float(lam[flipped].median()), 3),
-        "LPIPS": round(float(far[flipped].mean()), 4),
-        "l1 of 255": round(float(changed[flipped].mean()), 3),
+        "LPIPS": mean(each["LPIPS"]),
+        "l1 of 255": mean(each["l1 of 255"]),
         "plausible (p >= 0.05)": share(p[flipped] >= 0.05),
         "forward": float(forward.median()),
         "backward": float(backward.median()),
+        "prior forward": round(drawn[0], 1),
+        "prior backward": round(drawn[1], 1),
         "seconds an image": round(seconds / len(x), 3),
     }
-    return row, {k: v.where(flipped, torch.nan) for k, v in each.items()}
+    return row, each
 
 
-def pairs(each: dict[str, dict[str, Tensor]], confidence: float) -> list[dict[str, Any]]:
-    """Rows of two directions on the slices that both flip: mean LPIPS and l1 of the one and other.
+def pairs(
+    each: dict[str, dict[str, Tensor]], confidence: float, patients: list[str]
+) -> list[dict[str, Any]]:
+    """Rows of two directions on the slices that both flip: means of both and of the difference.
 
     Args:
         each: Of each direction what each slice has (N,), nan where it does not flip.
         confidence: Of all of them.
+        patients: Whose slice each is (N), for the interval of the difference.
     """
     rows = []
     for one, other in PAIRS:
         if one in each and other in each:
             row: dict[str, Any] = {"confidence": confidence, "direction": one, "against": other}
             for key in each[one]:
-                values = torch.stack([each[one][key], each[other][key]])
-                both = values[:, values.isfinite().all(0)]
-                row["both flip"] = both.shape[1]
-                row[key], row[f"its {key}"] = (round(v, 4) for v in both.mean(1).tolist())
-                row[f"less {key}"] = share(both[0] < both[1])
+                values = torch.stack([each[one][key], each[other][key]]).double()
+                both = values.isfinite().all(0)
+                mine, its = values[:, both]
+                row.setdefault("both flip", len(mine))
+                row[key], row[f"its {key}"] = mean(mine), mean(its)
+                row[f"less {key}"] = share(mine < its)
+                gap, whose = mine - its, [p for p, b in zip(patients, both, strict=True) if b]
+                row[f"{key} - its"] = interval(lambda i, gap=gap: float(gap[i].mean()), whose)
             rows.append(row)
     return rows
 
@@ -191,7 +214,7 @@ def attributions(checkpoint: Checkpoint, x: Tensor, masks: Tensor) -> list[dict[
                 rows.append({"map": name, "AUROC": f"`{INSTALL}`"})
                 continue
             auroc, precision = locality(maps, x, masks)
-            rows.append({"map": name, "AUROC": round(auroc, 4), "AP": round(precision, 4)})
+            rows.append({"map": name, "AUROC": mean(auroc), "AP": mean(precision)})
     return rows
 
 
@@ -212,7 +235,7 @@ def main() -> None:
     judge = folder.with_name(f"{folder.name}-judges") / "segmenter"
     segmenter = Segmenter.load(judge)
     lpips = LPIPS("st-alex")
-    images, labels, _ = load_split(args.images, args.split)
+    images, labels, patients = load_split(args.images, args.split)
     masks = load_masks(args.images, args.split) > 0
     oracle = checkpoint.oracle
     if oracle is None:
@@ -225,20 +248,20 @@ def main() -> None:
     )
     rows = right.nonzero()[:, 0]
     if args.limit:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(SEED)
         rows = rows[torch.randperm(len(rows), generator=generator)[: args.limit]]
-    x, m = images[rows].float() / 255, masks[rows]
+    x, m, whose = images[rows].float() / 255, masks[rows], [patients[i] for i in rows.tolist()]
+    unet: Any = checkpoint.prior.unet if checkpoint.prior else nn.Identity()
+    prior = Counter(unet)
     ill = m.flatten(1).any(1)
     found = (predict(segmenter, images) > 0.5).float()
-    record: dict[str, Any] = {
+    record = about("captum", "latentshift", "scikit-learn") | {
         "split": args.split,
         "slices": len(images),
         "rightly classified by both": int(right.sum()),
         "used": len(x),
         "checkpoint": checkpoint.hashes,
         "segmenter": hashes_of(judge),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "segmenter Dice": round(float(dice(found, masks.float())), 4),
         "attributions": attributions(checkpoint, x[ill], m[ill]) if ill.any() else [],
         "directions": [],
@@ -248,12 +271,12 @@ def main() -> None:
     for confidence in args.confidence:
         each = {}
         for name in args.directions:
-            row, each[name] = frontier(name, confidence, checkpoint, lpips, segmenter, x, m)
+            row, each[name] = frontier(name, confidence, checkpoint, lpips, segmenter, x, m, prior)
             record["directions"].append(row)
             print(json.dumps(row), flush=True)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(record, indent=2) + "\n")
-        record["pairs"] += pairs(each, confidence)
+        record["pairs"] += pairs(each, confidence, whose)
         args.out.write_text(json.dumps(record, indent=2) + "\n")
     print(table(record["directions"]))
     print(table(record["pairs"]))

@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from contract import RESULTS, about
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import cfgen
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--run", type=Path, required=True, help="a run folder")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gallery.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "gallery.json")
     args = parser.parse_args()
     results = [
         measure(args.run, number, single_file, args.repeats)
@@ -163,10 +163,10 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
         version = browser.version
         browser.close()
-    summary = {
+    summary = about("playwright") | {
         "cfgen": cfgen.__version__,
         "browser": f"Chromium {version}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "checkpoint": json.loads((args.run / "run.json").read_text())["checkpoint"]["sha256"],
         "results": results,
     }
     args.out.write_text(json.dumps(summary, indent=2) + "\n")

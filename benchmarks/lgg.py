@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from contract import about
 from render import table
 
 from cfgen import load_checkpoint
@@ -122,12 +123,9 @@ def main() -> None:
         ratio = statistics.median(lam[file] / first[file] for file in lam.keys() & first.keys())
         rows.append(row | {"lam / gradient's": round(ratio, 4)})
         print(json.dumps(rows[-1]), flush=True)
-        record = {
+        record = about("accelerate", device=accelerator.device.type) | {
             "split": args.split,
             "checkpoint": checkpoint.hashes,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "device": accelerator.device.type,
             "precision": args.precision,
             "rows": rows,
         }

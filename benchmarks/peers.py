@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +24,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from attacks import PEERS, Attack, Attacked
+from contract import SEED, about
 from render import table
-from runs import needed
+from runs import Counter
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -37,32 +36,12 @@ from cfgen.generators import Linear
 from cfgen.problem import unit
 from cfgen.training.common import load_split
 
-SEED = 0
 INSTALL = {"adv-lib": "--no-deps adv-lib", "foolbox": "foolbox"}
 OURS: dict[str, Direction] = {
     "gradient": Gradient(),
     "minimal_norm": MinimalNorm(),
     "minimal_norm, look=0": MinimalNorm(look=0),
 }
-
-
-class Counter:
-    """Passes through f by hooks: every classification, and every gradient that comes back.
-
-    The copies by which cfgen fills up a block are not counted.
-    """
-
-    def __init__(self, f: nn.Module) -> None:
-        self.forward = self.backward = 0
-        f.register_forward_hook(self._seen)
-
-    def _seen(self, f: nn.Module, args: tuple, logits: Tensor) -> None:
-        self.forward += needed(args[0])
-        if logits.requires_grad:
-            logits.register_hook(self._back)
-
-    def _back(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
 
 
 @dataclass
@@ -202,16 +181,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "peers.json")
     args = p.parse_args()
     processes = PartialState(cpu=True).num_processes
-    packages = ("torch", "numpy", *INSTALL)
-    known = {d.metadata["Name"] for d in metadata.distributions()}
-    record: dict[str, Any] = {
-        "seed": SEED,
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages if name in known},
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "worlds": {},
-    }
+    record: dict[str, Any] = about(*INSTALL) | {"processes": processes, "worlds": {}}
     worlds: dict[str, tuple[list[Problem], nn.Module, list[float] | None]] = {
         "plane": plane(args.limit)
     }

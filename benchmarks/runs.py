@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from contract import SEED
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfgen import Counterfactual, Direction, Flip, Gradient, Guided, MinimalNorm, Problem, explain
 from cfgen.checkpoints import Checkpoint
@@ -20,6 +20,26 @@ from cfgen.training.common import load_split
 def needed(rows: Tensor) -> int:
     """How many rows of a pass (n, ...) are of samples: copies only fill up a block."""
     return len(rows.unique(dim=0)) if len(rows) == BLOCK else len(rows)
+
+
+class Counter:
+    """Passes of rows through a network by hooks: forward, and every gradient that comes back.
+
+    The copies by which cfgen fills up a block are not counted.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.forward = self.backward = 0
+        network.register_forward_hook(self._seen)
+
+    def _seen(self, network: nn.Module, args: tuple, output: Any) -> None:
+        self.forward += needed(args[0])
+        output = output if isinstance(output, Tensor) else output.sample  # as diffusers has it
+        if output.requires_grad:
+            output.register_hook(self._back)
+
+    def _back(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
 
 
 def directions(checkpoint: Checkpoint) -> dict[str, Direction]:

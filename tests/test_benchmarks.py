@@ -8,9 +8,9 @@ import torch
 from ace import ACE
 from fastdime import FastDiME, largest
 from floor import breakdown
-from frontier import pairs
+from frontier import locality, pairs
 from latent_shift import INSTALL, load, odds
-from runs import directions
+from runs import Counter, directions
 from speed import peers
 from tiny import checkpoint_folder, images  # noqa: F401
 
@@ -135,7 +135,7 @@ def test_pairs_are_compared_on_what_both_flip():
         "natural_gradient": {"LPIPS": torch.tensor([0.1, 0.9, nan, 0.2])},
         "ACE": {"LPIPS": torch.zeros(4)},
     }
-    (row,) = pairs(each, 0.9)  # of ACE's pair the other is not there
+    (row,) = pairs(each, 0.9, ["a", "a", "b", "b"])  # of ACE's pair the other is not there
     assert row == {
         "confidence": 0.9,
         "direction": "natural_gradient",
@@ -144,4 +144,36 @@ def test_pairs_are_compared_on_what_both_flip():
         "LPIPS": 0.15,
         "its LPIPS": 0.15,
         "less LPIPS": 0.5,
+        # Drawn with both patients, with the first or with the second one alone.
+        "LPIPS - its": {"value": 0.0, "low": -0.1, "high": 0.1},
     }
+
+
+def test_locality_is_told_slice_by_slice():
+    x, masks = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2, dtype=torch.bool)
+    x[2, 0, 1] = 0  # background counts for nothing
+    masks[1:, 0, 0, 0] = True
+    maps = torch.tensor([[1.0, 2, 3, 4], [1, 0, 2, 0], [3, 1, 9, 9]]).view(3, 1, 2, 2)
+    auroc, precision = locality(maps, x, masks)
+    assert auroc.isnan().tolist() == precision.isnan().tolist() == [True, False, False]
+    torch.testing.assert_close(auroc[1:], torch.tensor([2 / 3, 1.0]).double())
+    torch.testing.assert_close(precision[1:], torch.tensor([1 / 2, 1.0]).double())
+
+
+def test_passes_of_a_network_are_counted_both_ways():
+    network = torch.nn.Linear(3, 2)
+    counter = Counter(network)
+    network(torch.randn(5, 3)).sum().backward()
+    with torch.no_grad():
+        network(torch.randn(4, 3))
+        network(torch.ones(4, 3))  # a block filled up with copies of one row
+    assert (counter.forward, counter.backward) == (5 + 4 + 1, 5)
+
+
+def test_passes_of_the_prior_are_counted(checkpoint, x):
+    counter = Counter(checkpoint.prior.unet)
+    for peer, backward in ((FastDiME, False), (ACE, True)):
+        before = counter.forward, counter.backward
+        peer(checkpoint.prior)(problem(checkpoint, x))
+        assert counter.forward - before[0] >= 3 * len(x)
+        assert (counter.backward > before[1]) == backward
