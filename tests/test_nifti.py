@@ -132,7 +132,7 @@ def test_volumes_are_cut_into_slices_that_show_something(tmp_path):
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
 def test_what_is_written_lies_where_its_source_lies(tmp_path, axis, name):
     values = noise().astype(np.float32)
-    source = save(tmp_path / name, values, OBLIQUE)
+    source = save(tmp_path / name, values, OBLIQUE, sform_code=4, qform_code=1)
     plane = nifti.read(source, 3, axis)
     changed = Plane(plane.values + 0.25, Window(-3.5, 180))
     nifti.write(tmp_path / "out.nii.gz", source, 3, axis, changed)
@@ -149,7 +149,45 @@ def test_what_is_written_lies_where_its_source_lies(tmp_path, axis, name):
         apply_affine(out.affine, here), apply_affine(OBLIQUE, there), atol=1e-4
     )
     assert np.array_equal(np.asarray(out.dataobj)[tuple(here.T)], values[tuple(there.T)] + 0.25)
-    assert out.header["qform_code"] == load(source).header["qform_code"]
+    assert (out.header["sform_code"], out.header["qform_code"]) == (4, 1)
+
+
+@pytest.mark.parametrize("codes", [(4, 1), (1, 4), (3, 0), (0, 1), (0, 0)])
+@pytest.mark.parametrize("extra", [(), (1,)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_form_of_a_volume_is_moved_to_its_slices_with_its_own_code(
+    tmp_path, codes, extra, axis
+):
+    """Forms that place the volume differently: the qform is turned and lies elsewhere."""
+    turned = from_matvec(np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1]]) * [1.5, 2, 2.5], [9, 8, -7])
+    image: Any = nib.Nifti1Image(noise((5, 5, 5, *extra)), None)
+    image.header.set_zooms((1.5, 2, 2.5, *extra))
+    image.header.set_sform(OBLIQUE, codes[0])
+    image.header.set_qform(turned, codes[1])
+    nib.save(image, tmp_path / "v.nii")
+    source = load(tmp_path / "v.nii")
+    assert (source.header["sform_code"], source.header["qform_code"]) == codes
+    for index in (0, 2, 3):  # 2 is the middle: where a slice without a form is put
+        plane = nifti.read(tmp_path / "v.nii", index, str(axis))
+        nifti.write(tmp_path / "o.nii", tmp_path / "v.nii", index, str(axis), plane)
+        out = load(tmp_path / "o.nii")
+        written = int(out.header["sform_code"]), int(out.header["qform_code"])
+        assert written == (codes if any(codes) else (2, 0))
+        step = from_matvec(np.eye(3), index * np.eye(3)[axis])
+        np.testing.assert_allclose(out.affine, source.affine @ step, atol=1e-4)
+        if codes[0]:
+            np.testing.assert_allclose(out.get_sform(), OBLIQUE @ step, atol=1e-4)
+        if codes[1]:
+            np.testing.assert_allclose(out.get_qform(), turned @ step, atol=1e-4)
+        assert np.array_equal(out.header["pixdim"][:4], source.header["pixdim"][:4])
+
+
+def test_a_qform_that_is_no_rotation_is_left_out_beside_an_sform(tmp_path):
+    header = {"sform_code": 4, "qform_code": 1, "quatern_b": 1.01}
+    source = save(tmp_path / "v.nii", noise(), OBLIQUE, **header)
+    nifti.write(tmp_path / "o.nii", source, 3, "2", nifti.read(source, 3, "2"))
+    out = load(tmp_path / "o.nii")
+    assert (out.header["sform_code"], out.header["qform_code"]) == (4, 0)
 
 
 def test_text_of_the_header_is_left_out_unless_names_are_kept(tmp_path):

@@ -119,7 +119,7 @@ def write(
 
     Args:
         out: The file, .nii or .nii.gz.
-        source: Where the geometry comes from: the slice keeps its affine.
+        source: Where the geometry comes from: the slice keeps its forms, each with its code.
         index: Index of the slice in the source.
         axis: As it was read.
         plane: Its values and window, which becomes cal_min and cal_max.
@@ -127,8 +127,8 @@ def write(
     """
     image = load(source).image
     hung = view(image.affine, axis)
-    cut = tuple(slice(index, index + 1) if a == hung.axis else slice(None) for a in range(3))
-    header = image.slicer[cut].header.copy()
+    header = image.header.copy()
+    _move(header, image.affine, hung.axis, index)
     values = np.expand_dims(hung.take_down(plane.values), hung.axis).astype(np.float32)
     header.set_data_dtype(np.float32)
     header["cal_min"], header["cal_max"] = plane.window.low, plane.window.high
@@ -141,6 +141,26 @@ def write(
     header["descrip"] = b"synthetic counterfactual, not for diagnosis"
     with quiet():
         nib.save(type(image)(values, None, header), out)
+
+
+def _move(header: Any, affine: np.ndarray, axis: int, index: int) -> None:
+    """Multiply each form of a header by the translation to a slice, in place; codes stay.
+
+    A header without a form gets ``affine``, aligned: a slice alone would be put at its own centre.
+    """
+    step = np.eye(4)
+    step[axis, 3] = index
+    sform, _ = header.get_sform(coded=True)
+    try:
+        qform, _ = header.get_qform(coded=True)
+    except ValueError:  # no unit quaternion, beside an sform
+        qform, header["qform_code"] = None, 0
+    if sform is None and qform is None:
+        sform = affine
+    if sform is not None:
+        header.set_sform(sform @ step)
+    if qform is not None:
+        header.set_qform(qform @ step)
 
 
 def check_grid(mask: Path, path: Path) -> None:
