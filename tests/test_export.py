@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
     EnhancedMRImageStorage,
@@ -302,6 +302,44 @@ def test_an_enhanced_frame_keeps_its_functional_groups(tmp_path):
         assert ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2
         body = (tmp_path / "x_cf.dcm").read_bytes()
         assert (b"Karoline moved" in body) == keep
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        "MRImageFrameTypeSequence",
+        "CTImageFrameTypeSequence",
+        "PETFrameTypeSequence",
+        "XRay3DFrameTypeSequence",
+        "USImageDescriptionSequence",
+    ],
+)
+def test_the_frame_of_an_enhanced_object_says_that_it_is_derived(tmp_path, sequence, shared, keep):
+    """As PS3.3 C.8.16.1 has it: value 2 is PRIMARY, and MIXED is no type of a single frame."""
+
+    def group(*kind):
+        item, types = Dataset(), Dataset()
+        types.FrameType = list(kind)
+        item[sequence] = DataElement(sequence, "SQ", [types])
+        return item
+
+    first, second = ("DERIVED", "PRIMARY", "M", "MEAN"), ("ORIGINAL", "PRIMARY", "M", "NONE")
+    kinds = [second] if shared else [first, second]
+    name = f"{'Shared' if shared else 'PerFrame'}FunctionalGroupsSequence"
+    attributes = {"ImageType": ["MIXED", "PRIMARY", "M", "MIXED"], name: [group(*k) for k in kinds]}
+    pixels = np.stack([pixels_of(np.uint8), pixels_of(np.uint8).T])
+    source, ds, *_ = written(
+        tmp_path, pixels, frame=1, keep=keep, SOPClassUID=EnhancedMRImageStorage, **attributes
+    )
+    (item,) = ds[name].value
+    assert item[sequence].value[0].FrameType == ["DERIVED", "PRIMARY", "M", "NONE"]
+    assert ds.ImageType == ["DERIVED", "PRIMARY", "M", "NONE"]
+    # Neither the file nor the data set in memory is another than before.
+    for before in (source, dicom.load(tmp_path / "source")):
+        assert before.ImageType == ["MIXED", "PRIMARY", "M", "MIXED"]
+        assert [tuple(i[sequence].value[0].FrameType) for i in before[name].value] == kinds
 
 
 def test_a_meaning_that_all_frames_share_is_replaced(tmp_path):

@@ -195,6 +195,13 @@ def _derive(
         ds.LossyImageCompression = "01"
     if frames > 1:
         _keep_frame(ds, frame, frames)
+    for group in [*ds.get("Shared" + GROUPS, []), *ds.get("PerFrame" + GROUPS, [])]:
+        for element in group.iterall():
+            if element.keyword == "FrameType":
+                # Value 2 has to stay PRIMARY, and the image is of the type of its one frame
+                # (PS3.3 C.8.16.1).
+                element.value = ["DERIVED", *map(str, np.atleast_1d(element.value)[1:])]
+                ds.ImageType = element.value
     _store(ds, source, frame, plane, stored)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
