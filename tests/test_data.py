@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cfgen.data import ImageFolder, UnreadableImage, read_image, read_mask
+from cfgen.run_folder import fresh_folder
 
 RNG = np.random.default_rng(0)
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "lgg-flair-128"
@@ -553,6 +554,23 @@ def test_folder_is_a_sorted_tree(tmp_path):
     assert {(i.label, i.mask, i.patient, i.split) for i in folder} == {(None,) * 4}
     assert len(folder) == 5
     assert [item.file for item in ImageFolder(str(tmp_path), limit=2)] == expected[:2]
+
+
+def test_what_a_run_left_in_the_folder_is_no_image_of_it(tmp_path):
+    left = "cases/a/x.png", "cases/a/x_cf.png", "cases/a/sweep/00.png", "cases/a/x_cf.dcm", "y.png"
+    for out in ("out", "runs/first"):
+        fresh_folder(tmp_path / out)
+        touch(tmp_path / out, *left)
+    images = ["a.png", "cases/b.png", "notes/c.png", "runs/d.png"]
+    touch(tmp_path, *images, "cases/run.json", "notes/run.json")
+    assert [item.file for item in ImageFolder(tmp_path)] == images
+    # What is asked for by name is shown.
+    for inside in (tmp_path / "out", tmp_path / "out/cases", tmp_path / "out/cases/a"):
+        below = [tmp_path / "out" / file for file in left]
+        expected = sorted(p.relative_to(inside).as_posix() for p in below if inside in p.parents)
+        assert [i.file for i in ImageFolder(inside, keep_ids=True)] == expected
+    (tmp_path / "labels.csv").write_text("file\nout/y.png\n")
+    assert [item.file for item in ImageFolder(tmp_path)] == ["out/y.png"]
 
 
 def test_stems_do_not_collide(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ class ImageFolder(Sequence[Item]):
 
     A file of several frames or slices is as many items. A row whose file is missing stays an item:
     reading it says "no such file". Without a labels.csv hidden files and folders (a leading dot)
-    are skipped; DICOM files are known by their suffix or their signature, and those of one series
-    in a folder follow each other by instance number.
+    are skipped, and so are run folders in it (``run.json`` beside ``cases``); DICOM files are known
+    by their suffix or their signature, and those of one series in a folder follow each other by
+    instance number.
 
     Args:
         root: The folder, or a single DICOM or NIfTI file.
@@ -203,13 +205,17 @@ def _names(planes: list[tuple[str, str, int]], keep_ids: bool) -> list[tuple[str
 
 
 def _tree(root: Path) -> list[str]:
-    """Every image file below ``root`` that is not hidden, as a relative POSIX path, sorted."""
-    shown = (
-        p
-        for p in root.rglob("*")
-        if not any(part.startswith(".") for part in p.relative_to(root).parts)
-    )
-    found = sorted(p.relative_to(root).as_posix() for p in shown if _is_image(p))
+    """Every image file below ``root``, not hidden or of a run, as a relative POSIX path, sorted."""
+    found: list[str] = []
+    for name, folders, files in os.walk(root):
+        folder = Path(name)
+        if folder != root and "run.json" in files and "cases" in folders:
+            folders.clear()
+            continue
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        shown = (folder / file for file in files if not file.startswith("."))
+        found += [path.relative_to(root).as_posix() for path in shown if _is_image(path)]
+    found.sort()
     if not found:
         listed = " ".join((*SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES))
         raise ValueError(f"expected image files ({listed}) in '{root}', got none")
