@@ -3,7 +3,8 @@
     pip install -e ".[bench]" && pip install --no-deps adv-lib
     python benchmarks/peers.py --images ../shared/data/lgg-flair-128
 
-Many processes share the slices where ``accelerate launch --multi_gpu --num_processes N`` starts it.
+Many processes share the slices where ``accelerate launch --multi_gpu --num_processes N`` starts it;
+``--again minimal_norm`` measures that row anew and keeps what the file has of all others.
 Peers attack z -> margin of f(G(z) + r), one slice at a time, as cfgen does here. What they return
 gives a chord from z, and cfgen measures every chord by the same search on the 8-bit image, so that
 all lambda compare. Without --images only the world of a plane, where the truth is known. Writes
@@ -24,7 +25,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from attacks import PEERS, Attack, Attacked
-from contract import SEED, about
+from contract import RESULTS, SEED, about
 from render import table
 from runs import Counter
 from torch import Tensor, nn
@@ -41,7 +42,10 @@ OURS: dict[str, Direction] = {
     "gradient": Gradient(),
     "minimal_norm": MinimalNorm(),
     "minimal_norm, look=0": MinimalNorm(look=0),
+    "minimal_norm, look=0, wide=0": MinimalNorm(look=0, wide=0),
 }
+Figures = dict[str, dict[str, list[float | None]]]
+"""Of each method, each number of each slice; None for nan, which JSON does not know."""
 
 
 @dataclass
@@ -86,16 +90,23 @@ def percentile(values: np.ndarray, q: float) -> float | str:
     return round(float(np.percentile(finite, q)), 4) if len(finite) else ""
 
 
-def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) -> dict[str, Any]:
-    """Every method on every problem of one slice: the rows of a table, and each figure in them."""
+def world(
+    problems: list[Problem], f: nn.Module, optimum: list[float] | None, kept: Figures
+) -> dict[str, Any]:
+    """Every method on every problem of one slice: the rows of a table, and each figure in them.
+
+    Args:
+        problems: The slices.
+        f: The classifier.
+        optimum: The smallest steps where they are known, else None.
+        kept: Figures of methods that are not measured.
+    """
     counter = Counter(f)
-    methods: dict[str, tuple[str, Direction | Attack]] = {
-        name: ("cfgen", direction) for name, direction in OURS.items()
-    }
+    todo: dict[str, Direction | Attack] = {k: v for k, v in OURS.items() if k not in kept}
     missing = {}
     for name, (package, make) in PEERS.items():
         try:
-            methods[name] = (package, make())
+            todo |= {} if name in kept else {name: make()}
         except ImportError:
             missing[name] = package
     explain(problems[0].rows(slice(None)), Gradient())  # warm-up
@@ -104,25 +115,28 @@ def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) ->
     with PartialState().split_between_processes(problems) as share:
         for problem in tqdm(cast("list[Problem]", share)):
             runs.append({})
-            for name, (_, method) in methods.items():
+            for name, method in todo.items():
                 torch.manual_seed(SEED)
                 runs[-1][name] = measure(problem.rows(slice(None)), counter, method)
+                runs[-1][name]["time"] = runs[-1][name]["seconds"] / runs[-1]["gradient"]["seconds"]
     runs = gather_object(runs)
-    figures = {
+    measured = {
         name: {key: np.array([run[name][key] for run in runs]) for key in runs[0][name]}
-        for name in methods
+        for name in todo
     }
+    known = {name: {k: np.array(v, float) for k, v in c.items()} for name, c in kept.items()}
+    names = [name for name in (*OURS, *PEERS) if name not in missing]
+    figures = {name: (known | measured)[name] for name in names}
     lams = {name: c["lam"] for name, c in figures.items()}
     theirs = np.full(len(problems), np.nan)
     for name in lams.keys() - OURS.keys():
         theirs = np.fmin(theirs, lams[name])
     best = np.fmin.reduce([theirs, *lams.values()])
     truth = best if optimum is None else np.array(optimum)
-    clock = figures["gradient"]["seconds"]
     rows: list[dict[str, Any]] = [
         {
             "method": name,
-            "package": methods[name][0],
+            "package": "cfgen" if name in OURS else PEERS[name][0],
             "flipped": round(float(np.isfinite(c["lam"]).mean()), 4),
             "lam / best": percentile(c["lam"] / truth, 50),
             "95th percentile": percentile(c["lam"] / truth, 95),
@@ -131,7 +145,7 @@ def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) ->
             "norm it claims / best": percentile(c["claimed"] / truth, 50),
             "forward": percentile(c["forward"], 50),
             "backward": percentile(c["backward"], 50),
-            "time / gradient's": percentile(c["seconds"] / clock, 50),
+            "time / gradient's": percentile(c["time"], 50),
         }
         for name, c in figures.items()
     ]
@@ -140,8 +154,7 @@ def world(problems: list[Problem], f: nn.Module, optimum: list[float] | None) ->
         blank | {"method": name, "package": package, "flipped": f"pip install {INSTALL[package]}"}
         for name, package in missing.items()
     ]
-    # JSON knows no nan.
-    each = {
+    each: Figures = {
         name: {k: [v if np.isfinite(v) else None for v in c[k].tolist()] for k in c}
         for name, c in figures.items()
     }
@@ -178,10 +191,13 @@ def main() -> None:
     p.add_argument("--split", default="test")
     p.add_argument("--limit", type=int, default=12, help="slices, drawn with seed 0")
     p.add_argument("--checkpoint", default="brain-flair")
-    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "peers.json")
+    p.add_argument("--again", nargs="+", metavar="METHOD", help="measure these and keep the rest")
+    p.add_argument("--out", type=Path, default=RESULTS / "peers.json")
     args = p.parse_args()
+    former = json.loads(args.out.read_text()) if args.again else {}
     processes = PartialState(cpu=True).num_processes
     record: dict[str, Any] = about(*INSTALL) | {"processes": processes, "worlds": {}}
+    record |= {"measured again": "; ".join(args.again)} if args.again else {}
     worlds: dict[str, tuple[list[Problem], nn.Module, list[float] | None]] = {
         "plane": plane(args.limit)
     }
@@ -199,8 +215,13 @@ def main() -> None:
             problems = [Problem(pair, f, Flip(likely_other(f(i))), i) for i in x]
         worlds["lgg"] = (problems, f, None)
         record |= {"checkpoint": checkpoint.hashes, "split": args.split, "rows": rows.tolist()}
+    for key in ("rows", "checkpoint") if args.again else ():
+        if former.get(key) != record.get(key):
+            raise ValueError(f"expected the {key} of {args.out.name}, got others")
     for name, (problems, f, optimum) in worlds.items():
-        record["worlds"][name] = world(problems, f, optimum)
+        each: Figures = former["worlds"][name]["each"] if args.again else {}
+        kept = {k: v for k, v in each.items() if k not in ("gradient", *args.again)}
+        record["worlds"][name] = world(problems, f, optimum, kept)
         if not PartialState().is_main_process:
             continue
         print(f"{name}, {len(problems)} slices\n\n{table(record['worlds'][name]['rows'])}\n")

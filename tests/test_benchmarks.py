@@ -10,6 +10,7 @@ from fastdime import FastDiME, largest
 from floor import breakdown
 from frontier import locality, pairs
 from latent_shift import INSTALL, load, odds
+from peers import OURS, PEERS, plane, world
 from runs import Counter, directions
 from speed import peers
 from tiny import checkpoint_folder, images  # noqa: F401
@@ -158,6 +159,21 @@ def test_locality_is_told_slice_by_slice():
     assert auroc.isnan().tolist() == precision.isnan().tolist() == [True, False, False]
     torch.testing.assert_close(auroc[1:], torch.tensor([2 / 3, 1.0]).double())
     torch.testing.assert_close(precision[1:], torch.tensor([1 / 2, 1.0]).double())
+
+
+def test_what_is_kept_is_not_measured_again():
+    problems, f, optimum = plane(2)
+    names = ("minimal_norm, look=0", "minimal_norm, look=0, wide=0", *PEERS)
+    one: dict[str, list[float | None]] = dict.fromkeys(
+        ("lam", "claimed", "forward", "backward", "seconds", "time"), [0.1, None]
+    )
+    told = world(problems, f, None, dict.fromkeys(names, one))
+    rows = {row["method"]: row for row in told["rows"]}
+    assert rows.keys() == OURS.keys() | PEERS.keys()
+    assert all(rows[name]["forward"] == 0.1 for name in names)
+    assert rows["minimal_norm"]["backward"] == 3
+    assert told["best"][0] == 0.1 and 1 < told["best"][1] / optimum[1] < 1.01
+    assert told["each"]["C&W, 9 x 100"] == one
 
 
 def test_passes_of_a_network_are_counted_both_ways():

@@ -5,7 +5,7 @@ from torch import Tensor
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
 from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
-from cfgen.directions.minimal_norm import SPHERES, mix
+from cfgen.directions.minimal_norm import FAR, NEAR, WIDE, look, mix
 from cfgen.explain import explain
 from cfgen.generators import Identity
 from tests import cases
@@ -189,29 +189,65 @@ def test_minimal_norm_pays_three_gradients_for_a_plane_and_never_more_than_its_s
 
 
 @each_target
+@pytest.mark.parametrize("spheres", [NEAR, WIDE], ids=["near", "wide"])
 @pytest.mark.parametrize("name", CURVED)
-def test_minimal_norm_looks_on_spheres_for_what_a_ray_was_told_in_vain(name, target):
+def test_a_look_finds_the_boundary_from_spheres_alone(name, spheres, target):
     world = curved_world(name, target)
-    rows = torch.arange(8)
-    told = 1.1 * world.optimum
-    ray, crossing = MinimalNorm()._look(world.problem, -world.nearest, told, rows)
+    rows, nowhere = torch.arange(8), torch.full((8,), torch.inf).double()
+    # Target 0 is a bounded place, which a sphere must not be beyond.
+    reach = (FAR if spheres is WIDE and target == 1 else 1.1) * world.optimum
+    ray, crossing = look(world.problem, -world.nearest, nowhere, reach, rows, spheres)
     phi = world.problem.along(ray)
     assert (phi(crossing, rows) > 0).all()
-    assert (crossing < 1.06 * world.optimum).all()
-    assert (world.problem.passes.backward == SPHERES).all()
-    # Spheres that grow from there do not reach the boundary.
-    ray, crossing = MinimalNorm()._look(world.problem, -world.nearest, told / 5, rows)
-    assert torch.equal(ray, -world.nearest)
-    assert crossing.isinf().all()
+    assert (crossing < (1 + 1.5 * spheres.share) * world.optimum).all()
+    assert (world.problem.passes.backward == spheres.number).all()
+    # Spheres that grow from there do not reach the boundary, and what is nearer stays.
+    for known in (nowhere, 0.9 * world.optimum):
+        ray, crossing = look(world.problem, -world.nearest, known, reach / 99, rows, spheres)
+        assert torch.equal(ray, -world.nearest)
+        assert torch.equal(crossing, known)
 
 
-def test_minimal_norm_looks_on_spheres_after_many_gradients_or_always():
-    _, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=4))
-    assert ((backward < 4) | (backward >= 4 + SPHERES)).all()
-    assert 0 < (backward < 4).sum() < 8
-    ratio, always = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=0))
-    assert (always == torch.where(backward < 4, backward + SPHERES, backward)).all()
-    assert (ratio < 1.025).all()
+def test_minimal_norm_looks_after_many_gradients_or_always():
+    _, without = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=torch.inf))
+    for options in ({"look": 4}, {"wide": 4}, {"look": 0, "wide": 4}, {"look": 0, "wide": 0}):
+        ratio, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(**options))
+        expected = without + NEAR.number * (without >= options.get("look", 8))
+        expected += WIDE.number * (without >= options.get("wide", torch.inf))
+        assert torch.equal(backward, expected)
+        assert (ratio < 1.025).all()
+    assert 0 < (without < 4).sum() < 8
+
+
+def on_pixels(score) -> Problem:
+    """A black image of two pixels that is its own latent."""
+    x = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+    model = TwoLogits(lambda x: score(*(10 * x[:, 0, 0]).T))
+    return Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
+
+
+def test_a_wide_look_sees_a_nearer_boundary_on_another_side():
+    """From z to the boundary f sees the first pixel only; further out the second one matters."""
+
+    def score(a: Tensor, b: Tensor) -> Tensor:
+        return torch.maximum(a - 1, 10 * b - 5 + 4 * (a - 1.5).relu())
+
+    for options, nearest in (({"look": 0}, 0.1), ({"wide": 0}, 0.05)):
+        cf = explain(on_pixels(score), MinimalNorm(**options))
+        assert nearest <= cf.lam < 1.05 * nearest
+
+
+def test_a_crossing_that_is_none_is_dropped_by_a_look():
+    """At 1 the tangent plane tells a crossing half a percent ahead, but the margin falls before."""
+
+    def score(a: Tensor, b: Tensor) -> Tensor:
+        close = torch.minimum(0.98 * (a - 0.7) - 0.3, 1 - a)
+        return torch.where(a < 0.7, a - 1, close) + 0 * b
+
+    told = MinimalNorm(look=torch.inf).aim(on_pixels(score))[1]
+    assert told.isfinite()
+    for options in ({"look": 0}, {"wide": 0}):
+        assert MinimalNorm(**options).aim(on_pixels(score))[1].isinf()
 
 
 def test_one_step_of_minimal_norm_is_the_gradient():

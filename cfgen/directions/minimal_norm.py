@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +26,17 @@ MEMORY = 3
 PATIENCE = 6
 """Turns in a row that bring a sample no nearer, after which it stops."""
 
-SPHERES, SHRINK = 30, 0.04
-"""How many spheres a look takes, and by which share each is smaller or larger than the last."""
+
+class Spheres(NamedTuple):
+    """Spheres of a look: how many, a gradient each, and how much each differs from the last."""
+
+    number: int
+    share: float
+
+
+NEAR, WIDE = Spheres(30, 0.04), Spheres(60, 0.05)
+FAR = 4
+"""The first radius of a wide look, in steps to the zero of the tangent plane at z."""
 
 
 class MinimalNorm(Direction):
@@ -39,14 +49,17 @@ class MinimalNorm(Direction):
     n = v is the condition for a minimum of the norm. A boundary can have several of them, and a ray
     may not cross where the tangent plane tells: a sample that took long looks once more, as DDN
     does, on a sphere that shrinks where it has flipped and grows where it has not, at first through
-    the crossing found so far. The ray that crosses nearest is handed over.
+    the crossing found so far; a wide look comes from far out, where the margin tells of other sides
+    than at z. The ray that crosses nearest is handed over.
 
     Args:
         steps: Largest number of gradients to climb and turn by.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
         look: Gradients of climb and turns from which on a sample looks once more, by 30 further
-            ones; 0 for every one, which costs most and finds the smallest steps.
+            ones; 0 for every sample, inf for none.
+        wide: Gradients from which on it takes a wide look, too, by 60 further ones. Both 0 cost
+            most and find the smallest steps.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
@@ -55,8 +68,10 @@ class MinimalNorm(Direction):
     Direction and Norm, 2019, arXiv:1811.09600.
     """
 
-    def __init__(self, steps: int = 36, parallel: float = 0.98, look: int = 8) -> None:
-        self.steps, self.parallel, self.look = steps, parallel, look
+    def __init__(
+        self, steps: int = 36, parallel: float = 0.98, look: float = 8, wide: float = math.inf
+    ) -> None:
+        self.steps, self.parallel, self.look, self.wide = steps, parallel, look, wide
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
@@ -65,39 +80,37 @@ class MinimalNorm(Direction):
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
         left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
-        v, n, c = self._climb(problem, left)
+        v, n, c, tangent = self._climb(problem, left)
         self._turn(problem, v, n, c, left)
-        rows = (c.isfinite() & (self.steps - left >= self.look)).nonzero()[:, 0]
-        if len(rows):
-            v[rows], c[rows] = self._look(problem, v[rows], c[rows], rows)
+        told, taken = c.clone(), self.steps - left
+        looking = told.isfinite() & (taken >= min(self.look, self.wide))
+        if looking.any():
+            # What was told is a crossing only if it has flipped a little further out.
+            rows = looking.nonzero()[:, 0]
+            beyond = problem.z[rows] + scale((1 + NEAR.share) * told[rows], v[rows])
+            c[rows] = torch.where(problem.margin(beyond, rows) > 0, told[rows], torch.inf)
+        for least, reach, spheres in (
+            (self.look, told, NEAR),
+            (self.wide, FAR * tangent, WIDE),
+        ):
+            rows = (looking & (taken >= least)).nonzero()[:, 0]
+            if len(rows):
+                v[rows], c[rows] = look(problem, v[rows], c[rows], reach[rows], rows, spheres)
         return v, c
 
-    def _look(self, problem: Problem, v: Tensor, c: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The rays v of the samples ``rows``, told to cross at c, or nearer ones by spheres."""
-        z, radius, d = problem.z[rows], c, torch.zeros_like(v)
-        beyond = z + scale((1 + SHRINK) * c, v)
-        v, nearest = v.clone(), torch.where(problem.margin(beyond, rows) > 0, c, torch.inf)
-        for i in range(SPHERES):
-            m, g = problem.grad(z + d, rows)
-            size = norm(d)
-            nearer = (m > 0) & (size < nearest)
-            v[nearer], nearest[nearer] = unit(d[nearer]), size[nearer]
-            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / SPHERES)) / 2  # DDN's schedule
-            radius = radius * torch.where((m > 0) | (size == 0), 1 - SHRINK, 1 + SHRINK)
-            d = scale(radius, unit(d + scale(rate * c, unit(g))))
-        return v, nearest
-
-    def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rays v to the highest point of a climb from z, normals n there, crossings c.
 
-        Changes the gradients that are left, in place.
+        Beside them the steps to the zero of the tangent plane at z. Changes the gradients that are
+        left, in place.
         """
         d = torch.zeros_like(problem.z)
         m, g = problem.grad(problem.z)
         left -= 1
         n = unit(g)
         v, c = n.clone(), torch.full_like(m, torch.inf)
-        radius = -m / norm(g) * START
+        tangent = -m / norm(g)
+        radius = tangent * START
         rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
             size = norm(g[rows])
@@ -113,7 +126,7 @@ class MinimalNorm(Direction):
             v[higher], n[higher] = unit(new[up]), unit(slope[up])
             c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), CLIMB)
             rows = rows[c[rows].isinf()]
-        return v, n, c
+        return v, n, c, tangent
 
     def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
         """Turn the rays v that cross at lengths c towards the normals n there, all in place."""
@@ -137,6 +150,33 @@ class MinimalNorm(Direction):
             closer = rows[nearer]
             v[closer], n[closer], c[closer] = ray[nearer], unit(g)[nearer], at[nearer]
             idle[rows] = torch.where(nearer, 0, idle[rows] + 1)
+
+
+def look(
+    problem: Problem, v: Tensor, c: Tensor, reach: Tensor, rows: Tensor, spheres: Spheres
+) -> tuple[Tensor, Tensor]:
+    """The rays v of the samples ``rows`` that cross at c, or nearer ones by spheres around z.
+
+    Args:
+        problem: Of all samples.
+        v: Unit rays (n, *L).
+        c: Where they are known to cross (n,), inf for nowhere.
+        reach: Radii of the first spheres, and of the first step on them (n,).
+        rows: Which samples they belong to (n,) int64.
+        spheres: How they go on.
+    """
+    z, d, radius = problem.z[rows], torch.zeros_like(v), reach
+    v, nearest = v.clone(), c.clone()
+    for i in range(spheres.number):
+        m, g = problem.grad(z + d, rows)
+        size = norm(d)
+        nearer = (m > 0) & (size < nearest)
+        v[nearer], nearest[nearer] = unit(d[nearer]), size[nearer]
+        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / spheres.number)) / 2  # DDN's schedule
+        smaller = (m > 0) | (size == 0)
+        radius = radius * torch.where(smaller, 1 - spheres.share, 1 + spheres.share)
+        d = scale(radius, unit(d + scale(rate * reach, unit(g))))
+    return v, nearest
 
 
 def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
