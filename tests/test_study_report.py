@@ -14,14 +14,17 @@ from sklearn.metrics import roc_auc_score
 
 from cfgen.cli import main
 from cfgen.study.analyse import agreement, summary
-from cfgen.study.answers import Answers
+from cfgen.study.answers import Answers, Reading
+from cfgen.study.design import Page
 from cfgen.study.imrmc import imrmc
 from cfgen.study.parse import read_questions
+from cfgen.study.questions import Question, Questionnaire
 from cfgen.study.report import write_report
 from cfgen.study.statistics import Bootstrap, area, difference, kappa, mean, share, wilson
 from cfgen.study.write import write_study
 
 OTHER = {"healthy": "tumour", "tumour": "healthy", "real": "synthetic", "synthetic": "real"}
+THREE = ("healthy", "tumour", "stroke")
 
 
 def think(row: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -194,6 +197,43 @@ def test_accuracy_by_arm_is_counted_right(study, files):
     ) not in rows  # a scale has no right point
 
 
+def test_with_three_classes_specificity_counts_what_is_called_positive():
+    """A stroke called healthy is a wrong answer, but nobody called it a tumour."""
+    finding = Question(
+        "finding", "choice", "?", THREE, positive="tumour", labelled=True, confidence=True
+    )
+    asked = Questionnaire("three", (finding,), classes=THREE, arms=("unaided",))
+    said = [
+        *(("tumour", "tumour"), ("tumour", "tumour"), ("tumour", "healthy"), ("tumour", "stroke")),
+        *(("healthy", "healthy"), ("healthy", "stroke"), ("healthy", "tumour")),
+        *(("stroke", "healthy"), ("stroke", "stroke")),
+    ]
+    pages = [
+        Page(1, f"{i:08x}", i, 1, "reading", f"case {i}", "unaided", truth)
+        for i, (truth, _) in enumerate(said, 1)
+    ]
+    readings = [
+        Reading(page, finding, answer, 1, 1.0, 2.0)
+        for page, (_, answer) in zip(pages, said, strict=True)
+    ]
+    rows = {(r.measure, r.reader): r for r in summary(Answers({}, asked, pages, readings))}
+    for reader in ("1", "all"):
+        found = [rows[name, reader] for name in ("accuracy", "sensitivity", "specificity", "AUC")]
+        assert [row.n for row in found] == [9, 4, 5, 9]
+        # The same confidence everywhere: the ROC curve has one point, and an area of their mean.
+        assert [row.value for row in found] == pytest.approx([4 / 9, 2 / 4, 4 / 5, 0.65])
+
+
+def test_what_an_answer_calls_positive():
+    yes_no = Question("q", "yes-no", "?", ("yes", "no"), positive="tumour")
+    assert [yes_no.calls(a) for a in ("yes", "no")] == [True, False]
+    origin = Question("q", "real-or-synthetic", "?", ("real", "synthetic"), positive="synthetic")
+    assert [origin.calls(a) for a in ("synthetic", "real")] == [True, False]
+    scale = Question("q", "scale", "?", ("1", "2"), positive="tumour")
+    assert scale.calls("2") is None
+    assert Question("q", "choice", "?", THREE, labelled=True).calls("tumour") is None
+
+
 def test_agreement_is_counted_right(study, files):
     rows = {(r.question, r.readers): r for r in agreement(Answers.read(study, files))}
     key = read_key(study)
@@ -259,7 +299,8 @@ def test_report_of_real_or_synthetic(tmp_path):
     rows = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
     found = {(r["measure"], r["reader"]): r["value"] for r in rows if r["question"] == "origin"}
     assert found["accuracy", "all"] == 0.75
-    assert {"AUC", "sensitivity", "specificity", "confidence"} <= {name for name, _ in found}
+    assert found["sensitivity", "all"] == found["specificity", "all"] == 0.75
+    assert {"AUC", "confidence"} <= {name for name, _ in found}
     # A case gives two images, and each has one truth.
     head, data = (tmp_path / "report" / "origin.imrmc").read_text().split("BEGIN DATA:\n")
     assert "N0: 8\nN1: 8\nNM: 1\n" in head

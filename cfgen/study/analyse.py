@@ -15,16 +15,23 @@ AUC = "AUC"
 PAGE = "seconds a page"
 
 
-def _correct_if(diseased: bool) -> Callable[[Reading], bool | None]:
-    """Right or wrong where the disease is there, or where it is not."""
-    return lambda r: r.correct if r.question.diseased(r.page.truth) is diseased else None
+def _called(diseased: bool) -> Callable[[Reading], bool | None]:
+    """Rightly called positive where the disease is there, or rightly not where it is not."""
+
+    def value(r: Reading) -> bool | None:
+        called = r.question.calls(r.answer)
+        if called is None or r.question.diseased(r.page.truth) is not diseased:
+            return None
+        return called is diseased
+
+    return value
 
 
 # What an answer counts for in a mean; None: it does not.
 VALUES: dict[str, Callable[[Reading], float | None]] = {
     "accuracy": lambda r: r.correct,
-    "sensitivity": _correct_if(True),
-    "specificity": _correct_if(False),
+    "sensitivity": _called(True),
+    "specificity": _called(False),
     "confidence": lambda r: r.confidence,
     "seconds": lambda r: r.seconds,
     PAGE: lambda r: r.page_seconds,

@@ -58,6 +58,12 @@ class Question:
         """Whether the truth is the positive class; None without a truth or a positive class."""
         return None if not truth or self.positive is None else truth == self.positive
 
+    def calls(self, answer: str) -> bool | None:
+        """Whether an answer is the positive class; None on a scale or without a positive class."""
+        if self.type == "scale" or self.positive is None:
+            return None
+        return answer == ("yes" if self.type == "yes-no" else self.positive)
+
     def rating(self, answer: str, confidence: int | None) -> float | None:
         """An answer as a number: for the ROC curve and the weighted kappa.
 
