@@ -134,6 +134,10 @@ class Counterfactual:
         Returns:
             Steps (n, B), images (n, B, C, H, W) and probabilities (n, B, K) of all classes.
         """
+        return self.walk(n, past)[:3]
+
+    def walk(self, n: int = 21, past: float = 1.5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`sweep`, and fourth which steps meet the criterion (n, B) bool."""
         if n < 2:
             raise ValueError(f"expected n >= 2, got {n}")
         problem = self._models()
@@ -141,9 +145,12 @@ class Counterfactual:
         steps = torch.linspace(0, 1, n, dtype=end.dtype, device=end.device)[:, None] * end
         rows = torch.arange(len(self), device=end.device).repeat(n)
         images = problem.image(self.alpha[rows], steps.flatten(), rows)
-        probabilities = problem.criterion.classes(problem.logits(images)).softmax(1)
-        of_steps = (n, len(self))
-        return steps, images.unflatten(0, of_steps), probabilities.unflatten(0, of_steps)
+        logits = problem.logits(images)
+        probabilities = problem.criterion.classes(logits).softmax(1)
+        met = problem.criterion.rows(rows)(logits) > 0
+        told = (images, probabilities, met)
+        images, probabilities, met = (t.unflatten(0, (n, len(self))) for t in told)
+        return steps, images, probabilities, met
 
     def attach(self, problem: Problem) -> Counterfactual:
         """Give a loaded counterfactual its models back."""

@@ -86,13 +86,14 @@ def write_case(
     cf.save(folder / "case.npz")
     if not sweep or not bool(cf.flipped):
         return
-    steps, images, probabilities = cf.sweep(sweep)
+    steps, images, probabilities, met = cf.walk(sweep)
     (folder / "sweep").mkdir(exist_ok=True)
     for i, image in enumerate(images):
         to_image(image[0]).save(folder / "sweep" / f"{i:02d}.png", pnginfo=info)
     path = {
         "lam": steps[:, 0].tolist(),
         "prob_target": probabilities[:, 0, int(cf.target)].tolist(),
+        "met": met[:, 0].tolist(),
         "flip": float(cf.lam),
     }
     (folder / "sweep.json").write_text(json.dumps(path) + "\n")

@@ -214,6 +214,7 @@ def test_a_sweep_is_written_for_the_slider(out, checkpoint):
         for i, p in enumerate(sweep["prob_target"]):
             shown = class_of(checkpoint, folder / "sweep" / f"{i:02d}.png")[1]
             assert shown[target] == pytest.approx(p, abs=1e-5)
+            assert sweep["met"][i] is (p > 0.5)  # of two classes
         assert len(list((folder / "sweep").iterdir())) == 3
 
 

@@ -1,6 +1,7 @@
 """Runs with what clinicians ask for: several ways, a region, findings that must not move."""
 
 import csv
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -182,6 +183,13 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
     def load(item):
         return read_picture(item, channels=1, size=(32, 32))
 
+    def reaches(p, q, target, held):
+        """Whether what was asked is reached by the probabilities q, p before."""
+        sure = q[0] > 0.9 if target == "bright" else q[0] < 0.1
+        return bool(sure and (not held or (p - q)[1].abs() < 0.1))
+
+    broken = []  # steps of sweeps that are sure enough, but move what is held
+
     def rows(name, items, **more):
         engine = Engine(checkpoint, Settings(sweep=3, confidence=0.9, **more), accelerator, lpips)
         found = engine.run(items, load, tmp_path / name)
@@ -193,8 +201,16 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
             )
             p, q = f.probabilities(x)[0], f.probabilities(x_cf)[0]
             if row["status"] == "FLIPPED":
-                assert (q[0] > 0.9) if row["target"] == "bright" else (q[0] < 0.1)
+                assert reaches(p, q, row["target"], "hold" in more)
                 assert row["prob_after"] == pytest.approx(max(float(q[0]), 1 - float(q[0])))
+                folder = tmp_path / name / "cases" / row["case"]
+                sweep = json.loads((folder / "sweep.json").read_text())
+                steps = zip(sweep["met"], sweep["prob_target"], strict=True)
+                for i, (met, sure) in enumerate(steps):
+                    step = read_image(folder / f"sweep/{i:02d}.png", channels=1)[None]
+                    now = f.probabilities(step)[0]
+                    assert met is reaches(p, now, row["target"], "hold" in more)
+                    broken.append(sure > 0.9 and not met)
             move.append(float((p - q)[1].abs()))
         return found, move
 
@@ -208,6 +224,7 @@ def test_a_finding_that_is_held_does_not_move(checkpoint_folder, images, tmp_pat
         for row, other, flips in zip(free, held, both, strict=True):
             if flips:  # less is allowed, so the way is longer
                 assert other["lam"] > 0.99 * row["lam"]
+    assert any(broken)
     # The prior's way is confined, too.
     prior = tiny.tiny_prior(classes=("no bright", "bright"))
     known, plain = replace(checkpoint, prior=prior), checkpoint

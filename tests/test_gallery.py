@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -254,16 +255,38 @@ def test_doubts_are_told_and_their_absence_reassures_nobody(tmp_path):
 def test_the_slider_walks_through_the_sweep_and_the_counterfactual(full):
     _, page = full
     told = page.case(0)
-    names = ("lam", "step", "p", "probability", "flip", "past")
+    names = ("lam", "step", "p", "probability", "flip", "past", "met")
     assert [tuple(frame[name] for name in names) for frame in told["frames"]] == [
-        (0, "0", 0.0123, "1.2 %", False, False),
-        (1, "1", 0.3, "30 %", False, False),
-        (1.5, "1.5", 0.9996, "> 99.9 %", True, True),
-        (2, "2", 0.8, "80 %", False, True),
+        (0, "0", 0.0123, "1.2 %", False, False, False),
+        (1, "1", 0.3, "30 %", False, False, False),
+        (1.5, "1.5", 0.9996, "> 99.9 %", True, True, True),
+        (2, "2", 0.8, "80 %", False, True, True),
     ]
     levels = [opened(frame["src"]).getpixel((0, 0)) for frame in told["frames"]]
     assert levels == [100, 120, 130, 140]
     assert opened(told["x"]).getpixel((5, 0)) == 105
+
+
+@pytest.mark.parametrize(
+    ("confidence", "more", "met"),
+    [
+        (0.9, {}, [False, False, True, False, False]),
+        (None, {}, [False, False, True, False, True]),
+        (None, {"met": [False, False, True, False]}, [False, False, True, True, False]),
+    ],
+    ids=["90 %", "the answer", "as the run says"],
+)
+def test_each_step_says_for_itself_whether_it_reaches_what_was_asked(
+    tmp_path, confidence, more, met
+):
+    """Past the counterfactual the probability may fall, or a finding move that must not."""
+    rows = [row(0, Status.FLIPPED, case="c", prob_after=0.91)]
+    run = write_run(tmp_path / "run", rows, sweep=True, confidence=confidence)
+    folder = run / "cases" / "c"
+    shutil.copy(folder / "sweep/02.png", folder / "sweep/03.png")
+    path = {"lam": [0, 1, 2, 3], "prob_target": [0.1, 0.3, 0.4, 0.6], "flip": 1.5}
+    (folder / "sweep.json").write_text(json.dumps(path | more))
+    assert [frame["met"] for frame in Page(write_gallery(run)).case(0)["frames"]] == met
 
 
 def test_a_step_that_is_the_flip_is_shown_once(tmp_path):

@@ -249,6 +249,19 @@ def test_the_slider_moves_image_difference_and_numbers(visit):
     assert "answer changes at λ 1.5" in page.locator("#flip-label").inner_text()
 
 
+def test_a_step_past_the_counterfactual_may_miss_what_was_asked(visit, tmp_path):
+    rows = [row(0, Status.FLIPPED, case="c", lam=1.0, prob_after=0.91)]
+    out = write_run(tmp_path / "run", rows, sweep=True, confidence=0.9)
+    path = {"lam": [0, 0.5, 2], "prob_target": [0.1, 0.3, 0.4], "flip": 1.0}
+    (out / "cases" / "c" / "sweep.json").write_text(json.dumps(path))
+    write_gallery(out)
+    page = visit("#case-0", folder=out)
+    expect(page.locator("#now")).to_have_text("λ 1: “healthy” 91 %, 90 % reached")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#now")).to_have_text("λ 2: “healthy” 40 %")
+    expect(page.locator("#pane-cf figcaption b")).to_have_text("Past the counterfactual")
+
+
 def test_keys(visit):
     page = visit("#case-0")
     press = page.keyboard.press

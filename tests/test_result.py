@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cfgen import Counterfactual, FirstCrossing, Flip, Problem, explain
+from cfgen import Counterfactual, FirstCrossing, Flip, Hold, Problem, explain
 from cfgen.generators import Identity
 from tests.cases import each_target
 from tests.worlds import STATUS_IMAGES, TwoLogits, linear_world, status_world
@@ -86,6 +86,23 @@ def test_a_sweep_walks_from_x_past_the_flip(target, n):
     assert torch.equal(p > 0.5, steps >= cf.lam * (1 - 1e-12))
     if n % 2:
         torch.testing.assert_close(images[n // 2], cf.x_cf)
+
+
+def test_a_walk_tells_which_steps_meet_the_criterion():
+    """Further on the held output moves, and what was asked is met no longer."""
+    problem = linear_world(3, 1, levels=255).problem
+    before = problem.logits(problem.x)
+    problem.criterion = problem.criterion & Hold(before, (1,), 0.45)
+    cf = explain(problem)
+    *swept, met = cf.walk(21, past=4.0)
+    for a, b in zip(swept, cf.sweep(21, past=4.0), strict=True):
+        assert torch.equal(a, b)
+    for images, found in zip(swept[1], met, strict=True):
+        logits = problem.logits(images)
+        still = (logits[:, 1].sigmoid() - before[:, 1].sigmoid()).abs() < 0.45
+        assert torch.equal(found, (logits.argmax(1) == 1) & still)
+    assert not bool(met[0].any() | met[-1].any()) and bool(met.any(0).all())
+    assert bool((swept[2][-1, :, 1] > 0.5).all())
 
 
 def test_a_sweep_of_what_was_not_found_ends_where_the_search_did(mixed):

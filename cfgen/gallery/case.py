@@ -137,13 +137,16 @@ class Case:
         """The counterfactual among the steps of its sweep, if it has one, in order of lambda."""
         assert self.folder is not None
         flip = to_float(self.row["lam"])
-        steps = [(flip, to_float(self.row["prob_after"]), "x_cf.png", True)]
+        steps = [(flip, to_float(self.row["prob_after"]), "x_cf.png", True, True)]
         if (self.folder / "sweep.json").is_file():
             sweep = json.loads((self.folder / "sweep.json").read_text(encoding="utf-8"))
             files = [f"sweep/{i:02d}.png" for i in range(len(sweep["lam"]))]
             if all((self.folder / file).is_file() for file in files):
+                # Former runs do not say what is met; there the probability does, as far as it can.
+                goal = self.asked.confidence or 0.5
+                met = sweep.get("met") or [p > goal for p in sweep["prob_target"]]
                 # results.csv keeps six digits of lambda; a step as near as that is the flip itself.
-                walk = zip(sweep["lam"], sweep["prob_target"], files, strict=True)
+                walk = zip(sweep["lam"], sweep["prob_target"], files, met, strict=True)
                 steps += [(*s, False) for s in walk if abs(s[0] - flip) > 1e-5 * flip]
         return [
             {
@@ -153,9 +156,10 @@ class Case:
                 "probability": percent(p),
                 "flip": is_flip,
                 "past": lam >= flip,
+                "met": met,
                 "src": _data_url(self.folder / file),
             }
-            for lam, p, file, is_flip in sorted(steps)
+            for lam, p, file, met, is_flip in sorted(steps)
         ]
 
     def thumbnail(self) -> bytes:

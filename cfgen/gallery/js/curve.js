@@ -53,13 +53,13 @@ function prepareCurve() {
 
 function drawCurve() {
   if (open.data.frames.length < 2) return;
-  const { lam, step, probability, past } = said();
+  const { lam, step, probability, met } = said();
   const x = plot.x(lam);
   const now = $("#curve .now");
   now.setAttribute("x1", x);
   now.setAttribute("x2", x);
   slider.value = lam;
-  const words = `λ ${step}: ${open.data.wanted} ${probability}${past ? `, ${open.data.goal[1]}` : ""}`;
+  const words = `λ ${step}: ${open.data.wanted} ${probability}${met ? `, ${open.data.goal[1]}` : ""}`;
   slider.setAttribute("aria-valuetext", words);
   $("#now").textContent = words;
 }
