@@ -401,6 +401,32 @@ def test_unknown_status_and_missing_columns_are_shown(tmp_path):
     assert "makes the model give another answer?" in page.text
 
 
+@pytest.mark.parametrize(
+    ("region", "margin", "told"),
+    [
+        (None, 0, "The program did not know it."),
+        (
+            "lesion",
+            0,
+            "The program was told it: it was allowed to change only the outlined lesion.",
+        ),
+        (
+            "outside",
+            3,
+            "The program was told it: it was allowed to change only what is outside the outlined "
+            "lesion and 3 pixels around it.",
+        ),
+    ],
+)
+def test_the_help_says_what_the_program_knew(tmp_path, region, margin, told):
+    """An outline that confines the change says nothing about where the model looks."""
+    rows = [row(0, Status.FLIPPED)]
+    run = write_run(tmp_path / "run", rows, region=region, region_margin=margin)
+    text = Page(write_gallery(run)).text
+    assert f"somebody drew on the original image. {told} Visible change" in text
+    assert "images of other patients only, but the program may have learned from it" in text
+
+
 def test_missing_pictures_are_said_to_be_missing(tmp_path):
     rows = [row(0, Status.FLIPPED, case="c"), row(1, Status.FLIPPED, case="d")]
     run = write_run(tmp_path / "run", rows)
