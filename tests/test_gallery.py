@@ -237,6 +237,46 @@ def test_numbers_of_a_flipped_case(full):
     assert "A second model, which had no part in the search, agrees with 0 of 1" in page.text
 
 
+@pytest.mark.parametrize(
+    ("judged", "told"),
+    [
+        (
+            [(0.1, 1, "agrees"), (0.49, 0, "does not agree"), ("", 1, "agrees")],
+            "agrees with 2 of 3 counterfactuals; the others are marked.",
+        ),
+        (
+            [
+                (0.1, 1, "agrees"),
+                (0.5, 1, "agreed before, too"),
+                (0.9, 0, "does not agree"),
+                (0.2, 1, "agrees"),
+            ],
+            "agrees with 2 of 2 counterfactuals. Not counted: 2 where it gave the answer asked for "
+            "already before the change.",
+        ),
+        (
+            [(0.7, 1, "agreed before, too")] * 2,
+            "gave the answer asked for already before the change, in every case.",
+        ),
+        ([(0.7, "", "")], None),
+    ],
+    ids=["not before", "before, too", "always before", "unknown"],
+)
+def test_a_second_model_that_agreed_before_is_not_counted(tmp_path, judged, told):
+    """Its agreement is not the work of the change."""
+    rows = [
+        row(i, Status.FLIPPED, oracle_before=before, oracle_agrees=agree)
+        for i, (before, agree, _) in enumerate(judged)
+    ]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    start = "A second model, which had no part in the search, "
+    assert (start in page.text) is (told is not None)
+    assert told is None or f"{start}{told} " in page.text
+    for i, (_, _, note) in enumerate(judged):
+        facts = {name: note for name, _, note in page.case(i)["facts"]}
+        assert facts["Second model, “healthy”"] == note
+
+
 def test_doubts_are_told_and_their_absence_reassures_nobody(tmp_path):
     """A few images are never called: their smallest p-value is too large for it."""
     for name, rates, told in (

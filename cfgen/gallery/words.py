@@ -118,6 +118,22 @@ def agrees(text: str) -> bool | None:
     return {"1": True, "true": True, "0": False, "false": False}.get(text.strip().lower())
 
 
+def agreed_before(row: Mapping[str, str]) -> bool:
+    """Whether the second model gave the original the answer asked for, by more than half."""
+    return to_float(row["oracle_before"]) >= 0.5
+
+
+def opinions(rows: Iterable[Mapping[str, str]]) -> tuple[int, int, int]:
+    """How many counterfactuals the second model agrees with, of how many; how many are left out.
+
+    Left out are those whose original it gave the answer asked for: there it agrees without them.
+    """
+    judged = [row for row in rows if agrees(row["oracle_agrees"]) is not None]
+    counted = [row for row in judged if not agreed_before(row)]
+    agreed = sum(agrees(row["oracle_agrees"]) is True for row in counted)
+    return agreed, len(counted), len(judged) - len(counted)
+
+
 def limits(about: Mapping[str, Any]) -> dict[str, str]:
     """What a run was not allowed to change, by its settings: name and value."""
     told = {}
@@ -172,13 +188,14 @@ def facts(
     ]
     if words_of(row["status"]).made:
         opinion = agrees(row["oracle_agrees"])
+        agreed = "agreed before, too" if agreed_before(row) else "agrees"
         told += [
             ("Plausibility", number(row["plausibility"]), "unusual image" if unusual(row) else ""),
             ("Visible change (LPIPS)", number(row["lpips"]), "0: looks the same"),
             (
                 f"Second model, {wanted}",
                 change(row["oracle_before"], row["oracle_after"]),
-                "" if opinion is None else "agrees" if opinion else "does not agree",
+                "" if opinion is None else agreed if opinion else "does not agree",
             ),
         ]
     return [(name, value, note) for name, value, note in told if value not in ("", DASH)]

@@ -16,11 +16,11 @@ from cfgen.gallery.words import (
     DASH,
     MARK,
     STATUS_WORDS,
-    agrees,
     change,
     doubted,
     limits,
     number,
+    opinions,
     percent,
     words_of,
 )
@@ -58,7 +58,6 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
     several = Counter(row["file"] for row in rows if row["alternative"])
     cases = [Case(run, row, asked, several[row["file"]]) for row in rows]
     flipped = [row for row in rows if row["status"] == "FLIPPED"]
-    opinions = [o for row in flipped if (o := agrees(row["oracle_agrees"])) is not None]
 
     environment = templates("cfgen.gallery")
     environment.filters |= {
@@ -90,7 +89,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         }
         | limits(about),
         statuses=[words_of(status, asked.confidence) for status in STATUS_WORDS],
-        opinions=(sum(opinions), len(opinions)),
+        opinions=opinions(flipped),
         doubts=doubted(flipped),
         ends=[DARKER, BRIGHTER],
         mark=MARK,
