@@ -34,9 +34,9 @@ class Spheres(NamedTuple):
     share: float
 
 
-NEAR, WIDE = Spheres(30, 0.04), Spheres(60, 0.05)
+NEAR, WIDE = Spheres(30, 0.04), Spheres(40, 0.07)
 FAR = 4
-"""The first radius of a wide look, in steps to the zero of the tangent plane at z."""
+"""The first radius of a wide look, in crossings told before."""
 
 
 class MinimalNorm(Direction):
@@ -58,7 +58,7 @@ class MinimalNorm(Direction):
             further shortens the step by 1 - parallel at most if the boundary is a plane.
         look: Gradients of climb and turns from which on a sample looks once more, by 30 further
             ones; 0 for every sample, inf for none.
-        wide: Gradients from which on it takes a wide look, too, by 60 further ones. Both 0 cost
+        wide: Gradients from which on it takes a wide look, too, by 40 further ones. Both 0 cost
             most and find the smallest steps.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
@@ -80,7 +80,7 @@ class MinimalNorm(Direction):
     def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
         left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
-        v, n, c, tangent = self._climb(problem, left)
+        v, n, c = self._climb(problem, left)
         self._turn(problem, v, n, c, left)
         told, taken = c.clone(), self.steps - left
         looking = told.isfinite() & (taken >= min(self.look, self.wide))
@@ -89,28 +89,23 @@ class MinimalNorm(Direction):
             rows = looking.nonzero()[:, 0]
             beyond = problem.z[rows] + scale((1 + NEAR.share) * told[rows], v[rows])
             c[rows] = torch.where(problem.margin(beyond, rows) > 0, told[rows], torch.inf)
-        for least, reach, spheres in (
-            (self.look, told, NEAR),
-            (self.wide, FAR * tangent, WIDE),
-        ):
+        for least, reach, spheres in ((self.look, told, NEAR), (self.wide, FAR * told, WIDE)):
             rows = (looking & (taken >= least)).nonzero()[:, 0]
             if len(rows):
                 v[rows], c[rows] = look(problem, v[rows], c[rows], reach[rows], rows, spheres)
         return v, c
 
-    def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rays v to the highest point of a climb from z, normals n there, crossings c.
 
-        Beside them the steps to the zero of the tangent plane at z. Changes the gradients that are
-        left, in place.
+        Changes the gradients that are left, in place.
         """
         d = torch.zeros_like(problem.z)
         m, g = problem.grad(problem.z)
         left -= 1
         n = unit(g)
         v, c = n.clone(), torch.full_like(m, torch.inf)
-        tangent = -m / norm(g)
-        radius = tangent * START
+        radius = -m / norm(g) * START
         rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
             size = norm(g[rows])
@@ -126,7 +121,7 @@ class MinimalNorm(Direction):
             v[higher], n[higher] = unit(new[up]), unit(slope[up])
             c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), CLIMB)
             rows = rows[c[rows].isinf()]
-        return v, n, c, tangent
+        return v, n, c
 
     def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
         """Turn the rays v that cross at lengths c towards the normals n there, all in place."""
