@@ -118,7 +118,8 @@ def world(
             for name, method in todo.items():
                 torch.manual_seed(SEED)
                 runs[-1][name] = measure(problem.rows(slice(None)), counter, method)
-                runs[-1][name]["time"] = runs[-1][name]["seconds"] / runs[-1]["gradient"]["seconds"]
+                ratio = runs[-1][name]["seconds"] / runs[-1]["gradient"]["seconds"]
+                runs[-1][name]["time"] = round(ratio, 4)
     runs = gather_object(runs)
     measured = {
         name: {key: np.array([run[name][key] for run in runs]) for key in runs[0][name]}
