@@ -30,6 +30,7 @@ TITLES = {
     "peers": "λ and passes against the best known",
     "speed": "Counterfactuals a second",
     "frontier": "Smallest against believable",
+    "seconds": "Seconds a slice, alone on the machine",
     "plausibility": "Plausibility",
     "lgg": "The smallest flips",
     "everywhere": "Digits and a plane, for everybody",
