@@ -167,7 +167,8 @@ def pairs(
                 row[key], row[f"its {key}"] = mean(mine), mean(its)
                 row[f"less {key}"] = share(mine < its)
                 gap, whose = mine - its, [p for p, b in zip(patients, both, strict=True) if b]
-                row[f"{key} - its"] = interval(lambda i, gap=gap: float(gap[i].mean()), whose)
+                if whose:
+                    row[f"{key} - its"] = interval(lambda i, gap=gap: float(gap[i].mean()), whose)
             rows.append(row)
     return rows
 

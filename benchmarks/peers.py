@@ -192,7 +192,13 @@ def main() -> None:
     p.add_argument("--split", default="test")
     p.add_argument("--limit", type=int, default=12, help="slices, drawn with seed 0")
     p.add_argument("--checkpoint", default="brain-flair")
-    p.add_argument("--again", nargs="+", metavar="METHOD", help="measure these and keep the rest")
+    p.add_argument(
+        "--again",
+        nargs="+",
+        choices=[*OURS, *PEERS],
+        metavar="METHOD",
+        help="measure these and keep the rest",
+    )
     p.add_argument("--out", type=Path, default=RESULTS / "peers.json")
     args = p.parse_args()
     former = json.loads(args.out.read_text()) if args.again else {}

@@ -150,6 +150,13 @@ def test_pairs_are_compared_on_what_both_flip():
     }
 
 
+def test_a_pair_without_a_slice_in_common_has_no_interval():
+    nothing = {"AUROC": torch.full((2,), torch.nan)}
+    (row,) = pairs({"guided": nothing, "ACE": nothing}, 0.9, ["a", "b"])
+    assert row["both flip"] == 0 and row["AUROC"] != row["AUROC"]
+    assert "AUROC - its" not in row
+
+
 def test_locality_is_told_slice_by_slice():
     x, masks = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2, dtype=torch.bool)
     x[2, 0, 1] = 0  # background counts for nothing
