@@ -31,7 +31,16 @@ from runs import Counter
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cfgen import Direction, Flip, Gradient, MinimalNorm, Problem, explain, load_checkpoint
+from cfgen import (
+    Direction,
+    Flip,
+    Gradient,
+    MinimalNorm,
+    Problem,
+    decision,
+    explain,
+    load_checkpoint,
+)
 from cfgen.explain import likely_other
 from cfgen.generators import Linear
 from cfgen.problem import unit
@@ -42,7 +51,6 @@ OURS: dict[str, Direction] = {
     "gradient": Gradient(),
     "minimal_norm": MinimalNorm(),
     "minimal_norm, look=0": MinimalNorm(look=0),
-    "minimal_norm, look=0, wide=0": MinimalNorm(look=0, wide=0),
 }
 Figures = dict[str, dict[str, list[float | None]]]
 """Of each method, each number of each slice; None for nan, which JSON does not know."""
@@ -219,7 +227,7 @@ def main() -> None:
         rows = right[order[: args.limit]]
         x = (images[rows].float() / 255).split(1)
         with torch.no_grad():
-            problems = [Problem(pair, f, Flip(likely_other(f(i))), i) for i in x]
+            problems = [Problem(pair, *decision(f, likely_other(f(i))), i) for i in x]
         worlds["lgg"] = (problems, f, None)
         record |= {"checkpoint": checkpoint.hashes, "split": args.split, "rows": rows.tolist()}
     for key in ("rows", "checkpoint") if args.again else ():

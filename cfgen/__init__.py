@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from cfgen.checkpoints import Checkpoint, load_checkpoint
 from cfgen.classifier import Classifier
+from cfgen.committee import decision
 from cfgen.criterion import Criterion, Flip, Hold
 from cfgen.directions import (
     DIRECTIONS,
@@ -48,6 +49,7 @@ __all__ = [
     "Smoothed",
     "Status",
     "Translation",
+    "decision",
     "diverse",
     "explain",
     "load_checkpoint",

@@ -91,8 +91,12 @@ class Classifier(nn.Module):
         """Stay in eval mode: dropout and batch statistics would make f another function."""
         return super().train(False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, decision: bool = False) -> Tensor:
         """Return the logits (B, K) of images (B, C, H, W) in [0, 1].
+
+        Args:
+            x: images.
+            decision: of a committee, the logits (0, l) and those of its members' mean (B, 4).
 
         Raises:
             ValueError: a number of channels or of logits that does not fit.
@@ -104,7 +108,11 @@ class Classifier(nn.Module):
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         if self.channels is not None:
             x = x.expand(-1, self.channels, -1, -1)
-        logits = self.model((x - self.mean) / self.std) / self.temperature
+        x = (x - self.mean) / self.std
+        if decision:
+            odds = self.model.with_decision(x) / self.temperature  # type: ignore[operator]
+            return F.pad(odds[..., None], (1, 0)).flatten(1)
+        logits = self.model(x) / self.temperature
         if self.head == "sigmoid" and logits.ndim == 1:
             logits = logits[:, None]
         expected = (len(x), 1 if self.head == "sigmoid" else len(self.classes))

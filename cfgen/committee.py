@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cfgen.classifier import Classifier
+from cfgen.criterion import Among, Criterion, Flip
 
 
 class Committee(nn.Module):
@@ -43,7 +45,33 @@ class Committee(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-odds (B,) of the second class for images (B, C, H, W) in [0, 1]."""
+        return self.with_decision(x)[:, 0]
+
+    def with_decision(self, x: Tensor) -> Tensor:
+        """These log-odds and the mean of the members' (B, 2), which has the same sign.
+
+        Where all agree so does their mean, and where they do not a share of it is all that is left.
+        But it has no kinks where another member hesitates most, and is not flat between them.
+        """
         logits = torch.stack([member(x) for member in self.members])
         odds = logits[..., 1] - logits[..., 0]
         weakest = odds.amin(0).clamp(min=0) + odds.amax(0).clamp(max=0)
-        return torch.lerp(weakest, odds.mean(0), self.share)
+        mean = odds.mean(0)
+        return torch.stack([torch.lerp(weakest, mean, self.share), mean], 1)
+
+
+def decision(f: nn.Module, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Criterion]:
+    """What flips f to a class, by the smoothest margin with the same sign.
+
+    For the smallest step only the class counts that f says. A committee says that of the mean of
+    its members, of which the boundary is the same, and the way there shorter to search. What is
+    returned stands in a :class:`~cfgen.problem.Problem` for f and ``Flip(target)``; probabilities
+    remain those of f.
+
+    Args:
+        f: A classifier.
+        target: Class index of each sample (B,), int64.
+    """
+    if not isinstance(getattr(f, "model", None), Committee):
+        return f, Flip(target)
+    return partial(f, decision=True), Among(Flip(target), size=2, first=2)

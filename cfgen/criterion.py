@@ -182,10 +182,17 @@ class Both(Criterion):
 
 @dataclass(frozen=True)
 class Among(Criterion):
-    """A criterion of the first ``size`` outputs, where others follow that only a Hold reads."""
+    """A criterion of some of the outputs.
+
+    Args:
+        criterion: What is asked of ``size`` outputs from ``first`` on.
+        size: Number of classes; their logits are the first outputs, whatever the criterion reads.
+        first: First output that the criterion reads.
+    """
 
     criterion: Criterion
     size: int
+    first: int = 0
 
     @property
     def target(self) -> Tensor:  # type: ignore[override]
@@ -198,12 +205,16 @@ class Among(Criterion):
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Map logits (B, K) to margins (B,)."""
-        return self.criterion(self.classes(logits))
+        return self.criterion(self.read(logits))
+
+    def read(self, logits: Tensor) -> Tensor:
+        """The outputs (B, size) that the criterion reads."""
+        return logits[:, self.first : self.first + self.size]
 
     def rows(self, index: Tensor) -> Among:
         """The criterion of the samples ``index`` (n,) of the batch."""
-        return Among(self.criterion.rows(index), self.size)
+        return Among(self.criterion.rows(index), self.size, self.first)
 
     def since(self, before: Callable[[], Tensor]) -> Among:
         """The same where the model says ``before()`` (B, K), all outputs, of the image itself."""
-        return Among(self.criterion.since(lambda: self.classes(before())), self.size)
+        return Among(self.criterion.since(lambda: self.read(before())), self.size, self.first)

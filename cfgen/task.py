@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cfgen.checkpoints import Checkpoint
 from cfgen.classifier import Classifier
+from cfgen.committee import decision
 from cfgen.constraints import Findings, level, region_of
 from cfgen.criterion import Among, Criterion, Flip, Hold
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Confined, Direction
@@ -102,8 +103,11 @@ class Task:
             target = likely_other(f(grid))
         if self.target is not None:
             target = torch.full_like(target, self.target)
-        criterion: Criterion = Flip(target, confidence=self.settings.confidence)
+        flip = Flip(target, confidence=self.settings.confidence)
+        criterion: Criterion = flip
         whole = self.checkpoint.classifier
+        if flip.offset == 0 and self.settings.direction not in PRIOR_GUIDED:
+            f, criterion = decision(self.classifier, target)
         if self.held:
             f = Findings(whole, whole.index(self.classifier.classes[1]))
             with torch.no_grad():

@@ -170,7 +170,7 @@ def test_locality_is_told_slice_by_slice():
 
 def test_what_is_kept_is_not_measured_again():
     problems, f, optimum = plane(2)
-    names = ("minimal_norm, look=0", "minimal_norm, look=0, wide=0", *PEERS)
+    names = ("minimal_norm, look=0", *PEERS)
     one: dict[str, list[float | None]] = dict.fromkeys(
         ("lam", "claimed", "forward", "backward", "seconds", "time"), [0.1, None]
     )

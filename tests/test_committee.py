@@ -1,15 +1,23 @@
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from cfgen import Flip, Gradient, Problem, Status, explain, load_checkpoint
 from cfgen.classifier import Classifier
 from cfgen.classifier_files import from_evidence, load_classifier, save_classifier
-from cfgen.committee import Committee
+from cfgen.committee import Committee, decision
 from cfgen.evidence import EvidenceNet
+from cfgen.generators import Identity
+from cfgen.problem import in_blocks
+from cfgen.settings import Settings
+from cfgen.task import Task
 
 CLASSES = ("healthy", "tumour")
 
@@ -23,6 +31,14 @@ class Says(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factor * x[:, 0, 0, 0]
+
+
+def sees(pixel: int, threshold: float) -> Classifier:
+    """A member that looks at one pixel."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1))
+    model[1].weight.data = 10 * torch.eye(2)[[pixel]]
+    model[1].bias.data = torch.tensor([-10 * threshold])
+    return Classifier(model, CLASSES, head="sigmoid")
 
 
 def member(factor: float, classes: tuple[str, ...] = CLASSES) -> Classifier:
@@ -70,6 +86,55 @@ def test_members_that_do_not_fit(members, share, message):
         Committee(members, share)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-50, 50, allow_subnormal=False), min_size=2, max_size=4),
+    st.floats(0.01, 1),
+)
+def test_the_mean_has_the_sign_of_the_log_odds(factors, share):
+    committee = Committee([member(k) for k in factors], share)
+    ones = torch.ones(1, 1, 1, 1)
+    odds, mean = committee.with_decision(ones)[0]
+    assert float(odds) == float(committee(ones))
+    assert float(mean) == pytest.approx(sum(factors) / len(factors), abs=1e-5)
+    assert mean.sign() == odds.sign()
+
+
+def committee(*factors: float) -> Classifier:
+    return Classifier(Committee([member(k) for k in factors], 0.2), CLASSES, head="sigmoid")
+
+
+def test_the_decision_of_a_committee_is_that_of_its_mean():
+    f, x = committee(1, 2, 6), torch.linspace(-1, 1, 5).view(5, 1, 1, 1).abs() + 0.1
+    outputs, criterion = decision(f, torch.tensor([0, 1, 0, 1, 0]))
+    logits = outputs(x)
+    assert torch.equal(criterion.classes(logits), f(x))
+    margin = 3 * x.flatten() * torch.tensor([-1, 1, -1, 1, -1])  # 3 is the mean, 1 hesitates most
+    torch.testing.assert_close(criterion(logits), margin)
+    assert torch.equal(criterion.rows(torch.tensor([1, 2]))(logits[1:3]), criterion(logits)[1:3])
+
+
+def test_the_decision_of_one_model_is_its_flip():
+    f, target = member(2), torch.tensor([1])
+    g, criterion = decision(f, target)
+    assert g is f
+    assert criterion == Flip(target)
+
+
+def test_the_boundary_is_that_of_the_committee():
+    """Where members disagree its own margin is a fifth as steep, and its flip is the same."""
+    f = Classifier(Committee([sees(0, 0.6), sees(1, 0.4)], 0.2), CLASSES, head="sigmoid")
+    x, target = torch.full((1, 1, 1, 2), 0.1), torch.tensor([1])
+    own = explain(Problem(Identity(), f, Flip(target), x))
+    by_mean = explain(Problem(Identity(), *decision(f, target), x))
+    assert own.status == by_mean.status == (Status.FLIPPED,)
+    # Along (1, 1) from (0.1, 0.1) to the line on which the two numbers are 1 together.
+    for cf in (own, by_mean):
+        assert float(cf.lam) == pytest.approx(0.8 / 2**0.5, rel=0.02)
+        assert torch.equal(cf.logits_after, f(cf.x_cf))
+    assert by_mean.passes.forward < own.passes.forward
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A committee of two evidence classifiers on disk."""
@@ -107,3 +172,31 @@ def test_classes_other_than_the_members(folder):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="^expected the classes of the members, healthy, tumour"):
         load_classifier(folder)
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return load_checkpoint("brain-flair")
+
+
+@pytest.mark.parametrize(
+    ("options", "decides"),
+    [
+        ({}, True),
+        ({"confidence": 0.5}, True),
+        ({"direction": "gradient"}, True),
+        ({"confidence": 0.9}, False),
+        ({"direction": "guided"}, False),
+    ],
+)
+def test_a_run_for_the_smallest_flip_asks_for_the_decision_only(brain, options, decides):
+    x = brain.generator.decode(brain.prior.sample(torch.tensor([0]), seed=3)).clamp(0, 1)
+    problem = Task(brain, Settings(**options)).problem(x, [None], nullcontext)
+    outputs = problem.logits(problem.x)
+    assert outputs.shape == (1, 4 if decides else 2)
+    own = in_blocks(brain.classifier, problem.x)
+    assert torch.equal(problem.criterion.classes(outputs), own)
+    if options == {"direction": "gradient"}:
+        cf = explain(problem, Gradient())
+        assert torch.equal(cf.logits_before, own)
+        assert torch.equal(cf.logits_after, in_blocks(brain.classifier, cf.x_cf))

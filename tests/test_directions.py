@@ -5,7 +5,7 @@ from torch import Tensor
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
 from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
-from cfgen.directions.minimal_norm import FAR, NEAR, WIDE, look, mix
+from cfgen.directions.minimal_norm import NEAR, WIDE, look, mix
 from cfgen.explain import explain
 from cfgen.generators import Identity
 from tests import cases
@@ -195,26 +195,26 @@ def test_a_look_finds_the_boundary_from_spheres_alone(name, spheres, target):
     world = curved_world(name, target)
     rows, nowhere = torch.arange(8), torch.full((8,), torch.inf).double()
     # Target 0 is a bounded place, which a sphere must not be beyond.
-    reach = (FAR if spheres is WIDE and target == 1 else 1.1) * world.optimum
-    ray, crossing = look(world.problem, -world.nearest, nowhere, reach, rows, spheres)
+    reach = WIDE.reach if spheres is WIDE and target == 1 else 1.1
+    told = reach / spheres.reach * world.optimum
+    ray, crossing = look(world.problem, -world.nearest, nowhere, told, rows, spheres)
     phi = world.problem.along(ray)
     assert (phi(crossing, rows) > 0).all()
     assert (crossing < (1 + 1.5 * spheres.share) * world.optimum).all()
     assert (world.problem.passes.backward == spheres.number).all()
     # Spheres that grow from there do not reach the boundary, and what is nearer stays.
     for known in (nowhere, 0.9 * world.optimum):
-        ray, crossing = look(world.problem, -world.nearest, known, reach / 99, rows, spheres)
+        ray, crossing = look(world.problem, -world.nearest, known, told / 9999, rows, spheres)
         assert torch.equal(ray, -world.nearest)
         assert torch.equal(crossing, known)
 
 
 def test_minimal_norm_looks_after_many_gradients_or_always():
     _, without = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=torch.inf))
-    for options in ({"look": 4}, {"wide": 4}, {"look": 0, "wide": 4}, {"look": 0, "wide": 0}):
-        ratio, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(**options))
-        expected = without + NEAR.number * (without >= options.get("look", 8))
-        expected += WIDE.number * (without >= options.get("wide", torch.inf))
-        assert torch.equal(backward, expected)
+    for least in (0, 4):
+        ratio, backward = ratios(curved_world("ellipsoid, far", 1), MinimalNorm(look=least))
+        looks = NEAR.number + WIDE.number
+        assert torch.equal(backward, without + looks * (without >= least))
         assert (ratio < 1.025).all()
     assert 0 < (without < 4).sum() < 8
 
@@ -226,14 +226,24 @@ def on_pixels(score) -> Problem:
     return Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
 
 
+def test_minimal_norm_looks_where_the_turns_made_the_ray_much_shorter():
+    """Beside the first ray, which crosses at 1, the margin rises in a corner a third as far."""
+    for score, looks in ((lambda a, b: a - 1 + 20 * a * b, True), (lambda a, b: a - 1 + b, False)):
+        without, looked = on_pixels(score), on_pixels(score)
+        MinimalNorm(look=torch.inf)(without)
+        MinimalNorm(look=99)(looked)
+        more = looked.passes.backward - without.passes.backward
+        assert more.item() == looks * (NEAR.number + WIDE.number)
+
+
 def test_a_wide_look_sees_a_nearer_boundary_on_another_side():
     """From z to the boundary f sees the first pixel only; further out the second one matters."""
 
     def score(a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a - 1, 10 * b - 5 + 4 * (a - 1.5).relu())
 
-    for options, nearest in (({"look": 0}, 0.1), ({"wide": 0}, 0.05)):
-        cf = explain(on_pixels(score), MinimalNorm(**options))
+    for least, nearest in ((torch.inf, 0.1), (0, 0.05)):
+        cf = explain(on_pixels(score), MinimalNorm(look=least))
         assert nearest <= cf.lam < 1.05 * nearest
 
 
@@ -246,8 +256,7 @@ def test_a_crossing_that_is_none_is_dropped_by_a_look():
 
     told = MinimalNorm(look=torch.inf).aim(on_pixels(score))[1]
     assert told.isfinite()
-    for options in ({"look": 0}, {"wide": 0}):
-        assert MinimalNorm(**options).aim(on_pixels(score))[1].isinf()
+    assert MinimalNorm(look=0).aim(on_pixels(score))[1].isinf()
 
 
 def test_one_step_of_minimal_norm_is_the_gradient():
@@ -295,17 +304,35 @@ def gradients_on_a_line(margin) -> int:
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     model = TwoLogits(lambda x: margin(x[:, 0, 0, 0]))
     problem = Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
-    assert MinimalNorm(look=10)(problem).item() == 1
+    assert MinimalNorm(look=torch.inf)(problem).item() == 1
     return int(problem.passes.backward)
 
 
 def test_a_step_that_leads_down_is_halved():
-    """The first tangent plane aims at 1; 0.7 of it is beyond the hill, and half of that on it."""
+    """The first tangent plane aims at 1; half of it is beyond the hill, and a quarter on it."""
 
     def hill(s: Tensor) -> Tensor:
-        return torch.where(s < 0.3, 0.8 * s - 0.8, torch.where(s < 0.4, 1 + s, s - 3))
+        return torch.where(s < 0.2, 0.8 * s - 0.8, torch.where(s < 0.3, s - 0.24, s - 3))
 
     assert gradients_on_a_line(hill) == 3
+
+
+def test_a_step_far_beyond_the_boundary_is_halved():
+    """Only at 0.125 is the crossing, at 0.11, near enough for the plane to tell it."""
+
+    def steep(s: Tensor) -> Tensor:
+        return torch.where(s < 0.1, s - 1, 20 * (s - 0.11))
+
+    assert gradients_on_a_line(steep) == 4
+
+
+def test_a_step_onto_a_plateau_ends_where_the_crossing_is_known_well_enough():
+    """The plane tells nothing there, so the way to it is halved until that is a fifth of it."""
+
+    def stairs(s: Tensor) -> Tensor:
+        return torch.where(s < 0.11, s - 1, 1 + 1e-3 * s)
+
+    assert 8 < gradients_on_a_line(stairs) <= 16
 
 
 def test_steps_grow_where_the_tangent_plane_is_right():
@@ -317,4 +344,4 @@ def test_steps_grow_where_the_tangent_plane_is_right():
     def ramp(s: Tensor) -> Tensor:
         return torch.where(s < 0.0049, 100 * s - 1, s - 0.5149)
 
-    assert gradients_on_a_line(ramp) == 9
+    assert gradients_on_a_line(ramp) == 8

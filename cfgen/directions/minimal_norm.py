@@ -11,14 +11,17 @@ from torch import Tensor
 from cfgen.directions.base import Direction
 from cfgen.problem import Problem, unit
 
-START = 0.7
+START = 0.5
 """The first step of the climb, as a share of the step to the tangent plane's zero."""
 
-CLIMB, TURN = 0.01, 0.15
+CLIMB, TURN = 0.05, 0.15
 """How far ahead a crossing may lie, as a share of the ray, for the tangent plane to tell it: where
 classifiers disagree the margin is flat, and a crossing told from afar is seldom one. A turn is told
 more, for the next one may mend it.
 """
+
+BACK = 0.2
+"""How far back it may lie: a step that has flipped tells more than one that may never."""
 
 MEMORY = 3
 """Rays before the last one that a turn learns from."""
@@ -27,16 +30,25 @@ PATIENCE = 6
 """Turns in a row that bring a sample no nearer, after which it stops."""
 
 
-class Spheres(NamedTuple):
-    """Spheres of a look: how many, a gradient each, and how much each differs from the last."""
+SHORTER = 1.5
+"""A ray that the turns made so many times shorter was not where the nearest crossing is."""
 
+
+class Spheres(NamedTuple):
+    """Spheres of a look.
+
+    Attributes:
+        reach: Radius of the first, in crossings told before.
+        number: How many, a gradient each.
+        share: By how much each differs from the last.
+    """
+
+    reach: float
     number: int
     share: float
 
 
-NEAR, WIDE = Spheres(30, 0.04), Spheres(40, 0.07)
-FAR = 4
-"""The first radius of a wide look, in crossings told before."""
+NEAR, WIDE = Spheres(1, 30, 0.04), Spheres(8, 40, 0.1)
 
 
 class MinimalNorm(Direction):
@@ -47,19 +59,17 @@ class MinimalNorm(Direction):
     Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
     z along n, so the ray turns there, or where :func:`mix` sees the normals lead. The fixed point
     n = v is the condition for a minimum of the norm. A boundary can have several of them, and a ray
-    may not cross where the tangent plane tells: a sample that took long looks once more, as DDN
-    does, on a sphere that shrinks where it has flipped and grows where it has not, at first through
-    the crossing found so far; a wide look comes from far out, where the margin tells of other sides
-    than at z. The ray that crosses nearest is handed over.
+    may not cross where the tangent plane tells: a sample that took long, or whose ray the turns
+    made much shorter, looks twice more, as DDN does, on a sphere that shrinks where it has flipped
+    and grows where it has not. The first look starts at the crossing found so far, the second far
+    out, where the margin tells of other sides than at z. The nearest crossing is handed over.
 
     Args:
         steps: Largest number of gradients to climb and turn by.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
-        look: Gradients of climb and turns from which on a sample looks once more, by 30 further
-            ones; 0 for every sample, inf for none.
-        wide: Gradients from which on it takes a wide look, too, by 40 further ones. Both 0 cost
-            most and find the smallest steps.
+        look: Gradients of climb and turns from which on a sample looks twice more, by 70 further
+            ones; 0 for every sample, which costs most and finds the smallest steps, inf for none.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
@@ -68,10 +78,8 @@ class MinimalNorm(Direction):
     Direction and Norm, 2019, arXiv:1811.09600.
     """
 
-    def __init__(
-        self, steps: int = 36, parallel: float = 0.98, look: float = 8, wide: float = math.inf
-    ) -> None:
-        self.steps, self.parallel, self.look, self.wide = steps, parallel, look, wide
+    def __init__(self, steps: int = 36, parallel: float = 0.98, look: float = 8) -> None:
+        self.steps, self.parallel, self.look = steps, parallel, look
 
     def __call__(self, problem: Problem) -> Tensor:
         """Return unit directions (B, *L)."""
@@ -81,18 +89,17 @@ class MinimalNorm(Direction):
         """Return unit directions (B, *L), and where each crosses (B,); inf for not yet."""
         left = torch.full_like(problem.z.flatten(1)[:, 0], self.steps)
         v, n, c = self._climb(problem, left)
+        first = c.clone()
         self._turn(problem, v, n, c, left)
         told, taken = c.clone(), self.steps - left
-        looking = told.isfinite() & (taken >= min(self.look, self.wide))
-        if looking.any():
+        doubtful = (taken >= self.look) | (first > SHORTER * told) & math.isfinite(self.look)
+        rows = (told.isfinite() & doubtful).nonzero()[:, 0]
+        if len(rows):
             # What was told is a crossing only if it has flipped a little further out.
-            rows = looking.nonzero()[:, 0]
             beyond = problem.z[rows] + scale((1 + NEAR.share) * told[rows], v[rows])
             c[rows] = torch.where(problem.margin(beyond, rows) > 0, told[rows], torch.inf)
-        for least, reach, spheres in ((self.look, told, NEAR), (self.wide, FAR * told, WIDE)):
-            rows = (looking & (taken >= least)).nonzero()[:, 0]
-            if len(rows):
-                v[rows], c[rows] = look(problem, v[rows], c[rows], reach[rows], rows, spheres)
+            for spheres in (NEAR, WIDE):
+                v[rows], c[rows] = look(problem, v[rows], c[rows], told[rows], rows, spheres)
         return v, c
 
     def _climb(self, problem: Problem, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,13 +120,16 @@ class MinimalNorm(Direction):
             new = d[rows] + scale(step, n[rows])
             height, slope = problem.grad(problem.z[rows] + new, rows)
             left[rows] -= 1
+            ray, t = unit(new), norm(new)
+            told = crossing(height, slope, ray, t, CLIMB)
+            # Farther back than the plane tells another side of the boundary may be nearer.
+            passed = (height > 0) & (told == t) & (step > BACK * t)
             gain = (height - m[rows]) / (step * size)
-            up = (gain > 0) & unit(slope).flatten(1).any(1)
+            up = (gain > 0) & unit(slope).flatten(1).any(1) & ~passed
             radius[rows] = step * torch.where(up & (gain > 0.25), 1 + (gain > 0.75).to(step), 0.5)
             higher = rows[up]
             d[higher], m[higher], g[higher] = new[up], height[up], slope[up]
-            v[higher], n[higher] = unit(new[up]), unit(slope[up])
-            c[higher] = crossing(height[up], slope[up], v[higher], norm(new[up]), CLIMB)
+            v[higher], n[higher], c[higher] = ray[up], unit(slope[up]), told[up]
             rows = rows[c[rows].isinf()]
         return v, n, c
 
@@ -148,7 +158,7 @@ class MinimalNorm(Direction):
 
 
 def look(
-    problem: Problem, v: Tensor, c: Tensor, reach: Tensor, rows: Tensor, spheres: Spheres
+    problem: Problem, v: Tensor, c: Tensor, told: Tensor, rows: Tensor, spheres: Spheres
 ) -> tuple[Tensor, Tensor]:
     """The rays v of the samples ``rows`` that cross at c, or nearer ones by spheres around z.
 
@@ -156,10 +166,11 @@ def look(
         problem: Of all samples.
         v: Unit rays (n, *L).
         c: Where they are known to cross (n,), inf for nowhere.
-        reach: Radii of the first spheres, and of the first step on them (n,).
+        told: The length of which ``spheres.reach`` is a multiple (n,).
         rows: Which samples they belong to (n,) int64.
         spheres: How they go on.
     """
+    reach = spheres.reach * told
     z, d, radius = problem.z[rows], torch.zeros_like(v), reach
     v, nearest = v.clone(), c.clone()
     for i in range(spheres.number):
@@ -194,14 +205,14 @@ def mix(rays: list[Tensor], normals: list[Tensor]) -> Tensor:
 def crossing(m: Tensor, g: Tensor, v: Tensor, t: Tensor, trust: float) -> Tensor:
     """Where rays v (n, *L) cross the boundary, by margins m and gradients g at lengths t (n,).
 
-    The tangent plane is trusted near the boundary only, as far as 0.2 t back, and a share ``trust``
-    of t ahead; elsewhere a ray that has flipped at t crosses at t at the latest, and one that has
+    The tangent plane is trusted near the boundary only, a share ``BACK`` of t back and ``trust``
+    ahead; elsewhere a ray that has flipped at t crosses at t at the latest, and one that has
     not may never: inf.
     """
     slope = dot(g, v)
     change = torch.where(slope > 0, -m / slope, torch.inf)
     otherwise = torch.where(m > 0, t, torch.inf)
-    return torch.where(change.abs() < torch.where(m > 0, 0.2, trust) * t, t + change, otherwise)
+    return torch.where(change.abs() < torch.where(m > 0, BACK, trust) * t, t + change, otherwise)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
