@@ -227,7 +227,7 @@ def main() -> None:
         rows = right[order[: args.limit]]
         x = (images[rows].float() / 255).split(1)
         with torch.no_grad():
-            problems = [Problem(pair, *decision(f, likely_other(f(i))), i) for i in x]
+            problems = [Problem(pair, *decision(f, Flip(likely_other(f(i)))), i) for i in x]
         worlds["lgg"] = (problems, f, None)
         record |= {"checkpoint": checkpoint.hashes, "split": args.split, "rows": rows.tolist()}
     for key in ("rows", "checkpoint") if args.again else ():

@@ -91,12 +91,12 @@ class Classifier(nn.Module):
         """Stay in eval mode: dropout and batch statistics would make f another function."""
         return super().train(False)
 
-    def forward(self, x: Tensor, decision: bool = False) -> Tensor:
+    def forward(self, x: Tensor, with_mean: bool = False) -> Tensor:
         """Return the logits (B, K) of images (B, C, H, W) in [0, 1].
 
         Args:
             x: images.
-            decision: of a committee, the logits (0, l) and those of its members' mean (B, 4).
+            with_mean: of a committee, (0, l) and after it the same of its members' mean (B, 4).
 
         Raises:
             ValueError: a number of channels or of logits that does not fit.
@@ -109,8 +109,8 @@ class Classifier(nn.Module):
         if self.channels is not None:
             x = x.expand(-1, self.channels, -1, -1)
         x = (x - self.mean) / self.std
-        if decision:
-            odds = self.model.with_decision(x) / self.temperature  # type: ignore[operator]
+        if with_mean:
+            odds = self.model.with_mean(x) / self.temperature  # type: ignore[operator]
             return F.pad(odds[..., None], (1, 0)).flatten(1)
         logits = self.model(x) / self.temperature
         if self.head == "sigmoid" and logits.ndim == 1:

@@ -45,13 +45,14 @@ class Committee(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-odds (B,) of the second class for images (B, C, H, W) in [0, 1]."""
-        return self.with_decision(x)[:, 0]
+        return self.with_mean(x)[:, 0]
 
-    def with_decision(self, x: Tensor) -> Tensor:
-        """These log-odds and the mean of the members' (B, 2), which has the same sign.
+    def with_mean(self, x: Tensor) -> Tensor:
+        """The committee's log-odds and the mean of its members', which have one sign (B, 2).
 
-        Where all agree so does their mean, and where they do not a share of it is all that is left.
-        But it has no kinks where another member hesitates most, and is not flat between them.
+        Where all agree so does their mean, and where they do not, a share of the mean is all that
+        is left. The mean is smooth: the committee's log-odds have a kink where another member
+        becomes the most hesitant, and are flatter where members disagree.
         """
         logits = torch.stack([member(x) for member in self.members])
         odds = logits[..., 1] - logits[..., 0]
@@ -60,18 +61,22 @@ class Committee(nn.Module):
         return torch.stack([torch.lerp(weakest, mean, self.share), mean], 1)
 
 
-def decision(f: nn.Module, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Criterion]:
-    """What flips f to a class, by the smoothest margin with the same sign.
+def decision(f: nn.Module, flip: Flip) -> tuple[Callable[[Tensor], Tensor], Criterion]:
+    """Classifier and criterion of the same flip, with a smoother margin where f is a committee.
 
-    For the smallest step only the class counts that f says. A committee says that of the mean of
-    its members, of which the boundary is the same, and the way there shorter to search. What is
-    returned stands in a :class:`~cfgen.problem.Problem` for f and ``Flip(target)``; probabilities
-    remain those of f.
+    For a flip only the class counts that f says, and what a committee says is what the mean of its
+    members says: the boundary is one, and along the mean it is found by fewer gradients.
 
     Args:
         f: A classifier.
-        target: Class index of each sample (B,), int64.
+        flip: What is asked of its logits.
+
+    Returns:
+        What a :class:`~cfgen.problem.Problem` takes in the place of f and flip. For a committee:
+        images to its logits and those of the mean (B, 4), and the flip of the latter; logits and
+        probabilities of the result remain those of f. Else, and where more is asked than the flip,
+        f and flip themselves.
     """
-    if not isinstance(getattr(f, "model", None), Committee):
-        return f, Flip(target)
-    return partial(f, decision=True), Among(Flip(target), size=2, first=2)
+    if flip.offset or not isinstance(getattr(f, "model", None), Committee):
+        return f, flip
+    return partial(f, with_mean=True), Among(flip, size=2, first=2)

@@ -106,8 +106,8 @@ class Task:
         flip = Flip(target, confidence=self.settings.confidence)
         criterion: Criterion = flip
         whole = self.checkpoint.classifier
-        if flip.offset == 0 and self.settings.direction not in PRIOR_GUIDED:
-            f, criterion = decision(self.classifier, target)
+        if self.settings.direction not in PRIOR_GUIDED:  # these are to convince every member
+            f, criterion = decision(self.classifier, flip)
         if self.held:
             f = Findings(whole, whole.index(self.classifier.classes[1]))
             with torch.no_grad():

@@ -88,37 +88,45 @@ def test_members_that_do_not_fit(members, share, message):
 
 @settings(deadline=None)
 @given(
-    st.lists(st.floats(-50, 50, allow_subnormal=False), min_size=2, max_size=4),
+    st.lists(st.floats(-50, 50, width=32, allow_subnormal=False), min_size=2, max_size=4),
     st.floats(0.01, 1),
 )
 def test_the_mean_has_the_sign_of_the_log_odds(factors, share):
     committee = Committee([member(k) for k in factors], share)
     ones = torch.ones(1, 1, 1, 1)
-    odds, mean = committee.with_decision(ones)[0]
+    odds, mean = committee.with_mean(ones)[0]
     assert float(odds) == float(committee(ones))
     assert float(mean) == pytest.approx(sum(factors) / len(factors), abs=1e-5)
     assert mean.sign() == odds.sign()
 
 
-def committee(*factors: float) -> Classifier:
-    return Classifier(Committee([member(k) for k in factors], 0.2), CLASSES, head="sigmoid")
+def committee(*factors: float, temperature: float = 1.0) -> Classifier:
+    several = Committee([member(k) for k in factors], 0.2)
+    return Classifier(several, CLASSES, head="sigmoid", temperature=temperature)
 
 
 def test_the_decision_of_a_committee_is_that_of_its_mean():
-    f, x = committee(1, 2, 6), torch.linspace(-1, 1, 5).view(5, 1, 1, 1).abs() + 0.1
-    outputs, criterion = decision(f, torch.tensor([0, 1, 0, 1, 0]))
+    f, x = committee(1, 2, 6, temperature=2), torch.linspace(0.1, 1, 5).view(5, 1, 1, 1)
+    outputs, criterion = decision(f, Flip(torch.tensor([0, 1, 0, 1, 0])))
     logits = outputs(x)
     assert torch.equal(criterion.classes(logits), f(x))
-    margin = 3 * x.flatten() * torch.tensor([-1, 1, -1, 1, -1])  # 3 is the mean, 1 hesitates most
+    margin = 3 / 2 * x.flatten() * torch.tensor([-1, 1, -1, 1, -1])  # 3 is the mean of 1, 2, 6
     torch.testing.assert_close(criterion(logits), margin)
     assert torch.equal(criterion.rows(torch.tensor([1, 2]))(logits[1:3]), criterion(logits)[1:3])
 
 
-def test_the_decision_of_one_model_is_its_flip():
-    f, target = member(2), torch.tensor([1])
-    g, criterion = decision(f, target)
-    assert g is f
-    assert criterion == Flip(target)
+@pytest.mark.parametrize(
+    ("f", "flip"),
+    [
+        (member(2), Flip(torch.tensor([1]))),
+        (committee(1, 2), Flip(torch.tensor([1]), confidence=0.9)),
+        (committee(1, 2), Flip(torch.tensor([1]), kappa=1)),
+    ],
+    ids=["one model", "a confidence", "a lead"],
+)
+def test_without_a_committee_and_where_more_is_asked_the_flip_stays(f, flip):
+    g, criterion = decision(f, flip)
+    assert g is f and criterion is flip
 
 
 def test_the_boundary_is_that_of_the_committee():
@@ -126,7 +134,7 @@ def test_the_boundary_is_that_of_the_committee():
     f = Classifier(Committee([sees(0, 0.6), sees(1, 0.4)], 0.2), CLASSES, head="sigmoid")
     x, target = torch.full((1, 1, 1, 2), 0.1), torch.tensor([1])
     own = explain(Problem(Identity(), f, Flip(target), x))
-    by_mean = explain(Problem(Identity(), *decision(f, target), x))
+    by_mean = explain(Problem(Identity(), *decision(f, Flip(target)), x))
     assert own.status == by_mean.status == (Status.FLIPPED,)
     # Along (1, 1) from (0.1, 0.1) to the line on which the two numbers are 1 together.
     for cf in (own, by_mean):

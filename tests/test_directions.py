@@ -188,16 +188,27 @@ def test_minimal_norm_pays_three_gradients_for_a_plane_and_never_more_than_its_s
         assert problem.passes.backward.max() == steps
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_that_ends_on_the_boundary_is_not_taken_for_one_beyond(dtype):
+    """A plane tells the crossing to the last bit, a little before or behind."""
+    generator = torch.Generator().manual_seed(0)
+    w, x = (torch.rand(n, 1, 4, 4, generator=generator, dtype=dtype) / 2 for n in (1, 500))
+    model = TwoLogits(lambda x: (w * (x - 0.5)).sum((1, 2, 3)))
+    problem = Problem(Identity(), model, Flip(torch.ones(500, dtype=torch.int64)), x, levels=None)
+    MinimalNorm()(problem)
+    assert problem.passes.backward.tolist() == [3] * 500
+
+
 @each_target
 @pytest.mark.parametrize("spheres", [NEAR, WIDE], ids=["near", "wide"])
 @pytest.mark.parametrize("name", CURVED)
 def test_a_look_finds_the_boundary_from_spheres_alone(name, spheres, target):
     world = curved_world(name, target)
     rows, nowhere = torch.arange(8), torch.full((8,), torch.inf).double()
-    # Target 0 is a bounded place, which a sphere must not be beyond.
-    reach = WIDE.reach if spheres is WIDE and target == 1 else 1.1
-    told = reach / spheres.reach * world.optimum
-    ray, crossing = look(world.problem, -world.nearest, nowhere, told, rows, spheres)
+    told = 1.1 * world.optimum
+    # Target 0 is a bounded place: from beyond, a crossing that is known leads back to it.
+    known = 1.5 * world.optimum if target == 0 and spheres is WIDE else nowhere
+    ray, crossing = look(world.problem, -world.nearest, known, told, rows, spheres)
     phi = world.problem.along(ray)
     assert (phi(crossing, rows) > 0).all()
     assert (crossing < (1 + 1.5 * spheres.share) * world.optimum).all()
@@ -324,6 +335,19 @@ def test_a_step_far_beyond_the_boundary_is_halved():
         return torch.where(s < 0.1, s - 1, 20 * (s - 0.11))
 
     assert gradients_on_a_line(steep) == 4
+
+
+def test_a_step_that_has_flipped_is_not_lost():
+    """From half of the step a climb leads up a hill beside the way, which stays below 0."""
+
+    def score(a: Tensor, b: Tensor) -> Tensor:
+        hill = -0.1 - 4 * ((a - 0.25).square() + (b - 0.1).square())
+        flipped = (a > 0.4) & (b.abs() < 0.05)
+        return torch.where(a < 0.2, a - 1, torch.where(flipped, 1 + 1e-3 * a, hill))
+
+    cf = explain(on_pixels(score), MinimalNorm())
+    assert cf.status == (Status.FLIPPED,)
+    assert 0.04 < cf.lam < 0.041
 
 
 def test_a_step_onto_a_plateau_ends_where_the_crossing_is_known_well_enough():

@@ -29,7 +29,6 @@ MEMORY = 3
 PATIENCE = 6
 """Turns in a row that bring a sample no nearer, after which it stops."""
 
-
 SHORTER = 1.5
 """A ray that the turns made so many times shorter was not where the nearest crossing is."""
 
@@ -61,15 +60,17 @@ class MinimalNorm(Direction):
     n = v is the condition for a minimum of the norm. A boundary can have several of them, and a ray
     may not cross where the tangent plane tells: a sample that took long, or whose ray the turns
     made much shorter, looks twice more, as DDN does, on a sphere that shrinks where it has flipped
-    and grows where it has not. The first look starts at the crossing found so far, the second far
-    out, where the margin tells of other sides than at z. The nearest crossing is handed over.
+    and grows where it has not. The first look begins about as far as the crossing found so far,
+    the second far out, where the margin tells of other sides than at z. The nearest crossing is
+    handed over.
 
     Args:
         steps: Largest number of gradients to climb and turn by.
         parallel: Cosine between ray and normal at the boundary at which a sample stops; to turn
             further shortens the step by 1 - parallel at most if the boundary is a plane.
         look: Gradients of climb and turns from which on a sample looks twice more, by 70 further
-            ones; 0 for every sample, which costs most and finds the smallest steps, inf for none.
+            ones, as one does whose ray the turns made ``SHORTER`` times shorter; 0 for every
+            sample, which costs most and finds the smallest steps, inf for none.
 
     Reference: Moosavi-Dezfooli et al., DeepFool, 2016, arXiv:1511.04599; Abdolahpourrostam et al.,
     SuperDeepFool, 2023, arXiv:2303.12481; Rackwitz & Fiessler, Structural reliability under
@@ -112,6 +113,7 @@ class MinimalNorm(Direction):
         left -= 1
         n = unit(g)
         v, c = n.clone(), torch.full_like(m, torch.inf)
+        beyond, end = v.clone(), c.clone()
         radius = -m / norm(g) * START
         rows = ((m <= 0) & n.flatten(1).any(1)).nonzero()[:, 0]
         while len(rows := rows[left[rows] > 0]):
@@ -123,7 +125,8 @@ class MinimalNorm(Direction):
             ray, t = unit(new), norm(new)
             told = crossing(height, slope, ray, t, CLIMB)
             # Farther back than the plane tells another side of the boundary may be nearer.
-            passed = (height > 0) & (told == t) & (step > BACK * t)
+            passed = (height > 0) & (height >= BACK * t * dot(slope, ray)) & (step > BACK * t)
+            beyond[rows[passed]], end[rows[passed]] = ray[passed], t[passed]
             gain = (height - m[rows]) / (step * size)
             up = (gain > 0) & unit(slope).flatten(1).any(1) & ~passed
             radius[rows] = step * torch.where(up & (gain > 0.25), 1 + (gain > 0.75).to(step), 0.5)
@@ -131,6 +134,8 @@ class MinimalNorm(Direction):
             d[higher], m[higher], g[higher] = new[up], height[up], slope[up]
             v[higher], n[higher], c[higher] = ray[up], unit(slope[up]), told[up]
             rows = rows[c[rows].isinf()]
+        lost = c.isinf() & end.isfinite()  # up another hill
+        v[lost], n[lost], c[lost] = beyond[lost], beyond[lost], end[lost]
         return v, n, c
 
     def _turn(self, problem: Problem, v: Tensor, n: Tensor, c: Tensor, left: Tensor) -> None:
@@ -179,7 +184,8 @@ def look(
         nearer = (m > 0) & (size < nearest)
         v[nearer], nearest[nearer] = unit(d[nearer]), size[nearer]
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / spheres.number)) / 2  # DDN's schedule
-        smaller = (m > 0) | (size == 0)
+        # A larger sphere shows nothing nearer.
+        smaller = (m > 0) | (size == 0) | (size > nearest)
         radius = radius * torch.where(smaller, 1 - spheres.share, 1 + spheres.share)
         d = scale(radius, unit(d + scale(rate * reach, unit(g))))
     return v, nearest
