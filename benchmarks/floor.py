@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from contract import clock, spread
-from runs import needed
+from runs import needed, posed
 from torch import Tensor
 
 from cfgen import Direction, Flip, Problem, explain
@@ -84,7 +84,7 @@ def breakdown(
         target = likely_other(f(x))
 
     def once() -> Any:
-        return explain(Problem(pair, f, Flip(target), x), direction)
+        return explain(posed(checkpoint, direction, target, x), direction)
 
     seconds, _ = clock(once, repeats)
     log: Log = defaultdict(list)

@@ -10,7 +10,17 @@ import torch
 from contract import SEED
 from torch import Tensor, nn
 
-from cfgen import Counterfactual, Direction, Flip, Gradient, Guided, MinimalNorm, Problem, explain
+from cfgen import (
+    Counterfactual,
+    Direction,
+    Flip,
+    Gradient,
+    Guided,
+    MinimalNorm,
+    Problem,
+    decision,
+    explain,
+)
 from cfgen.checkpoints import Checkpoint
 from cfgen.explain import likely_other
 from cfgen.problem import BLOCK
@@ -69,6 +79,15 @@ def slices(args: argparse.Namespace, checkpoint: Checkpoint) -> Tensor:
     return torch.cat(found)[: args.limit]
 
 
+def posed(
+    checkpoint: Checkpoint, direction: Direction, target: Tensor, x: Tensor, **options: Any
+) -> Problem:
+    """The problem of flipping images x (B, C, H, W) to target (B,), as the engine poses it."""
+    asked = checkpoint.classifier, Flip(target)
+    asked = asked if isinstance(direction, Guided) else decision(*asked)
+    return Problem(checkpoint.generator, *asked, x, **options)
+
+
 def run(
     checkpoint: Checkpoint, direction: Direction, x: Tensor, batch: int, **options: Any
 ) -> list[Counterfactual]:
@@ -77,8 +96,7 @@ def run(
     for part in x.split(batch):
         with torch.no_grad():
             target = likely_other(f(part))
-        problem = Problem(checkpoint.generator, f, Flip(target), part, **options)
-        results.append(explain(problem, direction))
+        results.append(explain(posed(checkpoint, direction, target, part, **options), direction))
     return results
 
 
