@@ -106,7 +106,7 @@ class Task:
         flip = Flip(target, confidence=self.settings.confidence)
         criterion: Criterion = flip
         whole = self.checkpoint.classifier
-        if self.settings.direction not in PRIOR_GUIDED:  # these are to convince every member
+        if self.settings.direction not in PRIOR_GUIDED:  # which are to convince every member
             f, criterion = decision(self.classifier, flip)
         if self.held:
             f = Findings(whole, whole.index(self.classifier.classes[1]))
