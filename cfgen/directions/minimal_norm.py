@@ -54,7 +54,8 @@ class MinimalNorm(Direction):
     """Direction of the smallest step that flips: the ray that meets the boundary at a right angle.
 
     First climb: DeepFool's step -m / |g| along the normal n = g / |g|, inside a trust region that
-    grows where the tangent plane of the margin predicts the gain and shrinks where it does not.
+    grows where the tangent plane of the margin predicts the gain and shrinks where it does not, or
+    where a step has flipped far beyond the boundary.
     Then turn: on the boundary, where a ray v crosses at length c, the tangent plane is nearest to
     z along n, so the ray turns there, or where :func:`mix` sees the normals lead. The fixed point
     n = v is the condition for a minimum of the norm. A boundary can have several of them, and a ray
