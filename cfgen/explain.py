@@ -14,6 +14,9 @@ from cfgen.searches.first_crossing import FirstCrossing
 
 ATTEMPTS = 4
 """Images made at most for one sample, each a little further, until one is seen to flip."""
+LAST_BITS = 100
+"""A flip has a margin of more than so many rounding errors of the margin before, in f's precision
+(single for half): within them the size of the batch decides."""
 
 
 def likely_other(logits: Tensor, source: Tensor | None = None) -> Tensor:
@@ -49,11 +52,13 @@ def explain(
     problem.count("forward")
     margin = problem.criterion(logits_before)
     already = margin > 0
+    error = min(torch.finfo(dtype).eps for dtype in (margin.dtype, torch.float32))
+    least = LAST_BITS * error * margin.nan_to_num(0, 0, 0).abs()
     if not problem.detail:
         # With detail the image at step 0 is x itself; without, the reconstruction.
         margin = problem.criterion(problem.logits(problem.start))
         problem.count("forward")
-    reconstruction = ~already & (margin > 0)
+    reconstruction = ~already & (margin > least)
 
     alpha = torch.zeros_like(problem.z)
     lam = torch.full_like(problem.z.flatten(1)[:, 0], torch.nan)
@@ -71,7 +76,7 @@ def explain(
         lam[moving], lower[moving] = root.lam, root.lower
         problem.passes[moving] = part.passes
 
-    x_cf, logits_after, flips = _verify(problem, logits_before, alpha, lam, lower)
+    x_cf, logits_after, flips = _verify(problem, logits_before, least, alpha, lam, lower)
     lam[~flips] = torch.nan
     lam[already] = 0
     status = [Status.NOT_FOUND] * len(problem)
@@ -100,13 +105,14 @@ def explain(
 
 
 def _verify(
-    problem: Problem, before: Tensor, alpha: Tensor, lam: Tensor, lower: Tensor
+    problem: Problem, before: Tensor, least: Tensor, alpha: Tensor, lam: Tensor, lower: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make and classify the images at the finite steps; elsewhere, or in vain, x stays.
 
     The last bits of a model depend on the batch: a margin close to 0 that the search saw may be
-    negative where the image is made. Then lam was seen not to flip, and the bracket moves on
-    by its width; lam and lower change in place.
+    negative where the image is made, or where it is read again by itself. Where it is not above
+    ``least`` lam moves on by the width of its bracket, and so does lower, but for a lam that flips
+    by a hair; both change in place.
 
     Returns:
         Images (B, C, H, W), their logits (B, K), and whether a flip was seen (B,) bool.
@@ -114,16 +120,18 @@ def _verify(
     x_cf, logits = problem.x.clone(), before.clone()
     rows = lam.isfinite().nonzero()[:, 0]
     flips = torch.zeros_like(lam, dtype=torch.bool)
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         if not len(rows):
             break
-        if attempt:
-            lower[rows], lam[rows] = lam[rows], 2 * lam[rows] - lower[rows]
         part = problem.rows(rows)
         image = part.image(alpha[rows], lam[rows])
         after = part.logits(image)
         problem.count("forward", rows)
-        met = part.criterion(after) > 0
+        margin = part.criterion(after)
+        met = margin > least[rows]
         x_cf[rows[met]], logits[rows[met]], flips[rows[met]] = image[met], after[met], True
-        rows = rows[~met]
+        rows, margin = rows[~met], margin[~met]
+        further = 2 * lam[rows] - lower[rows]
+        lower[rows] = torch.where(margin > 0, lower[rows], lam[rows])
+        lam[rows] = further
     return x_cf, logits, flips

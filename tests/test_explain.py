@@ -127,13 +127,14 @@ def test_a_search_is_not_trusted():
     assert (step(world.problem, cf.alpha, cf.lam_lower) <= 0).all()
 
 
-def test_a_crossing_missed_by_a_hair_moves_on_by_its_bracket():
+@pytest.mark.parametrize("by", [-1e-4, 1e-14])
+def test_a_crossing_missed_or_met_by_a_hair_moves_on_by_its_bracket(by):
     """As when a margin of 1e-17 in the batch is one of -1e-17 alone."""
     world = linear_world(2, 0)
-    lower, lam = world.optimum * (1 - 2e-3), world.optimum * (1 - 1e-4)
+    lower, lam = world.optimum * (1 - 2e-3), world.optimum * (1 + by)
     cf = explain(world.problem, Gradient(), Says(lower, lam))
     assert set(cf.status) == {Status.FLIPPED}
-    assert torch.equal(cf.lam_lower, lam)
+    assert torch.equal(cf.lam_lower, lam if by < 0 else lower)
     torch.testing.assert_close(cf.lam, 2 * lam - lower)
     # Before, at lam, and at the step after it: three images were made of each.
     assert cf.passes.forward.tolist() == [1 + 1 + 2] * 2
