@@ -44,9 +44,12 @@ def accelerator_of(device: str, precision: str) -> Accelerator:
 
 
 def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
-    """The first rows of the results as text."""
+    """The first rows of the results as text.
+
+    An oracle that gave the original the answer asked for, too, "did before".
+    """
     head = f"{'image':<32} {'source':>10} -> {'target':<10} {'status':<14} {'lambda':>7}"
-    head += f" {'p before':>9} {'p after':>8} {'LPIPS':>7} {'oracle':>7}"
+    head += f" {'p before':>9} {'p after':>8} {'LPIPS':>7} {'oracle':>10}"
     lines = [head]
     for row in rows[:most]:
 
@@ -55,10 +58,12 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
             return f"{value:.3f}" if isinstance(value, float) and value == value else "-"
 
         agrees = {1: "agrees", 0: "differs"}.get(row["oracle_agrees"], "-")
+        if agrees == "agrees" and row["oracle_before"] >= 0.5:
+            agrees = "did before"
         lines.append(
             f"{row['case'][-32:]:<32} {row['source']:>10} -> {row['target']:<10} "
             f"{row['status'][:14]:<14} {number('lam'):>7} {number('prob_before'):>9} "
-            f"{number('prob_after'):>8} {number('lpips'):>7} {agrees:>7}"
+            f"{number('prob_after'):>8} {number('lpips'):>7} {agrees:>10}"
         )
     if len(rows) > most:
         lines.append(f"... {len(rows) - most} more in results.csv")

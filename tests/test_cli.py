@@ -22,7 +22,7 @@ from PIL import Image
 
 import cfgen
 from cfgen import Counterfactual, Flip, Problem, checkpoints, load_checkpoint
-from cfgen.cli import accelerator_of, main, parser
+from cfgen.cli import accelerator_of, main, parser, table
 from cfgen.data import read_image
 
 ROOT = Path(__file__).parents[1]
@@ -227,6 +227,17 @@ def test_the_user_sees_a_bar_a_table_and_where_the_page_is(run, images, tmp_path
     assert len(lines) == 1 + 2 + 1 + 1  # head, images, statuses, page
     assert lines[0].split()[:2] == ["image", "source"]
     assert [line.split()[0] for line in lines[1:3]] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("before", "agrees", "told"),
+    [(0.4, 1, "agrees"), (0.6, 1, "did before"), (0.6, 0, "differs"), ("", "", "-")],
+)
+def test_the_oracle_agrees_only_with_what_it_did_not_say_before(before, agrees, told):
+    row = dict.fromkeys(("case", "source", "target", "status", "dicom_flips"), "")
+    row |= dict.fromkeys(("lam", "prob_before", "prob_after", "lpips"), 0.5)
+    line = table([row | {"oracle_before": before, "oracle_agrees": agrees}]).splitlines()[1]
+    assert line.endswith(f"0.500 {told:>10}")
 
 
 def test_files_that_cannot_be_read_do_not_stop_the_others(run, images, tmp_path):
