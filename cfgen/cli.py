@@ -48,6 +48,8 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
 
     An oracle that gave the original the answer asked for, too, "did before".
     """
+    from cfgen.gallery.words import agreed_before
+
     head = f"{'image':<32} {'source':>10} -> {'target':<10} {'status':<14} {'lambda':>7}"
     head += f" {'p before':>9} {'p after':>8} {'LPIPS':>7} {'oracle':>10}"
     lines = [head]
@@ -58,7 +60,7 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
             return f"{value:.3f}" if isinstance(value, float) and value == value else "-"
 
         agrees = {1: "agrees", 0: "differs"}.get(row["oracle_agrees"], "-")
-        if agrees == "agrees" and row["oracle_before"] >= 0.5:
+        if agrees == "agrees" and agreed_before(row):
             agrees = "did before"
         lines.append(
             f"{row['case'][-32:]:<32} {row['source']:>10} -> {row['target']:<10} "

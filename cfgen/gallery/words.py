@@ -118,7 +118,7 @@ def agrees(text: str) -> bool | None:
     return {"1": True, "true": True, "0": False, "false": False}.get(text.strip().lower())
 
 
-def agreed_before(row: Mapping[str, str]) -> bool:
+def agreed_before(row: Mapping[str, object]) -> bool:
     """Whether the second model gave the original the answer asked for, by more than half."""
     return to_float(row["oracle_before"]) >= 0.5
 
