@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cfgen import Counterfactual, Direction, Flip, Gradient, MinimalNorm, NaturalGradient, Problem
 from cfgen.checkpoints import Checkpoint
-from cfgen.classifier import Classifier
+from cfgen.classifiers.adapter import Classifier
 from cfgen.explain import explain, likely_other
 from cfgen.generators import Linear
 from cfgen.plausibility import LPIPS

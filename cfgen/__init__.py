@@ -6,9 +6,9 @@ import os
 # long. What the environment says stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from cfgen._version import __version__
 from cfgen.checkpoints import Checkpoint, load_checkpoint
-from cfgen.classifier import Classifier
-from cfgen.committee import decision
+from cfgen.classifiers import Classifier, decision
 from cfgen.criterion import Criterion, Flip, Hold
 from cfgen.directions import (
     DIRECTIONS,
@@ -26,8 +26,6 @@ from cfgen.explain import explain
 from cfgen.problem import Problem
 from cfgen.result import Counterfactual, Status
 from cfgen.searches import FirstCrossing, Search
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DIRECTIONS",
@@ -49,6 +47,7 @@ __all__ = [
     "Smoothed",
     "Status",
     "Translation",
+    "__version__",
     "decision",
     "diverse",
     "explain",

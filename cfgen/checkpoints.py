@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cfgen.classifier import Classifier
-from cfgen.classifier_files import load_classifier
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.files import load_classifier
 from cfgen.generators import Autoencoder, Generator
 from cfgen.plausibility.reference import Reference
 from cfgen.priors import LatentFlow, Prior

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier
-from cfgen.classifier_files import (
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.files import (
     from_export,
     from_timm,
     from_torchscript,

@@ -10,14 +10,14 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from cfgen import Flip, Gradient, Problem, Status, explain, load_checkpoint
-from cfgen.classifier import Classifier
-from cfgen.classifier_files import from_evidence, load_classifier, save_classifier
-from cfgen.committee import Committee, decision
-from cfgen.evidence import EvidenceNet
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.committee import Committee, decision
+from cfgen.classifiers.evidence import EvidenceNet
+from cfgen.classifiers.files import from_evidence, load_classifier, save_classifier
+from cfgen.engine.settings import Settings
+from cfgen.engine.task import Task
 from cfgen.generators import Identity
 from cfgen.problem import in_blocks
-from cfgen.settings import Settings
-from cfgen.task import Task
 
 CLASSES = ("healthy", "tumour")
 

@@ -18,11 +18,11 @@ from torch import nn
 
 from cfgen import Classifier, Counterfactual, load_checkpoint
 from cfgen.cli import main
-from cfgen.constraints import region_of
 from cfgen.data import ImageFolder, read_image, read_picture
 from cfgen.engine import Engine, Settings
+from cfgen.engine.constraints import region_of
+from cfgen.engine.run_folder import alternative_case
 from cfgen.plausibility import LPIPS
-from cfgen.run_folder import alternative_case
 
 checkpoint_folder = tiny.checkpoint_folder
 images = tiny.images

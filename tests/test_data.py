@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cfgen.data import ImageFolder, UnreadableImage, read_image, read_mask
-from cfgen.run_folder import fresh_folder
+from cfgen.engine.run_folder import fresh_folder
 
 RNG = np.random.default_rng(0)
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "lgg-flair-128"

@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from cfgen import Classifier, load_checkpoint, metrics
 from cfgen import engine as engine_module
 from cfgen.data import ImageFolder, Item, Picture, UnreadableImage, read_image, read_picture
+from cfgen.data.written import to_image
 from cfgen.engine import Engine, Settings
+from cfgen.engine.run_folder import fresh_folder, write_case
 from cfgen.plausibility import LPIPS
-from cfgen.run_folder import fresh_folder, to_image, write_case
 
 checkpoint_folder = tiny.checkpoint_folder
 images = tiny.images

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from cfgen.classifier_files import load_classifier, save_classifier
-from cfgen.evidence import EvidenceNet
+from cfgen.classifiers.evidence import EvidenceNet
+from cfgen.classifiers.files import load_classifier, save_classifier
 
 ARGUMENTS = {"in_chans": 1, "channels": [8, 16, 24, 24], "stem_width": 8, "width": 16}
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from run_folders import row, write_run
 
+from cfgen.data.difference import BRIGHTER, CHROMA, DARKER, LIGHTNESS, oklab_to_srgb
 from cfgen.gallery import difference_limit, difference_overlay, write_gallery
 from cfgen.gallery.case import TILE, fitted
-from cfgen.gallery.difference import BRIGHTER, CHROMA, DARKER, LIGHTNESS, oklab_to_srgb
 from cfgen.gallery.words import DASH, STATUS_WORDS, agrees, number, percent, words_of
 from cfgen.result import Status
 

@@ -7,7 +7,6 @@ import pytest
 
 from cfgen import Status
 from cfgen.cli import parser
-from cfgen.study.cli import report_parser, study_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +35,7 @@ def test_links_and_pictures_are_there():
 def test_every_option_that_is_shown_exists():
     shown = set(re.findall(r"--[a-z][a-z_-]*", README))
     of_accelerate = {"--num_processes", "--multi_gpu"}
-    known = [options().format_help() for options in (parser, study_parser, report_parser)]
+    known = [options.format_help() for options in parser()[1].values()]
     assert shown - of_accelerate <= set(re.findall(r"--[a-z-]+", " ".join(known)))
 
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from cfgen import load_checkpoint
+from cfgen.data.written import to_image
 from cfgen.generators import Autoencoder
 from cfgen.priors import LatentFlow
-from cfgen.run_folder import to_image
 
 SIDE, CLASSES = 32, ("dark", "bright")
 

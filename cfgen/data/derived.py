@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-import cfgen
+from cfgen._version import __version__
 from cfgen.data.dicom import GROUPS, RESCALE_TYPES, find, quiet, rescale
 from cfgen.data.window import Plane
 
@@ -170,7 +170,7 @@ def _derive(
             setattr(ds, keyword, None)
         if "FrameOfReferenceUID" in ds:
             ds.PositionReferenceIndicator = None
-        ds.Manufacturer, ds.SoftwareVersions = "cfgen", cfgen.__version__
+        ds.Manufacturer, ds.SoftwareVersions = "cfgen", __version__
         ds.PatientIdentityRemoved = "YES"
         ds.DeidentificationMethod = "Allow-list: numbers and codes of the picture, new UIDs"
         ds.LongitudinalTemporalInformationModified = "REMOVED"

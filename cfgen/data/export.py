@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-import cfgen
+from cfgen._version import __version__
 from cfgen.data import derived, dicom, nifti
 from cfgen.data.decode import UnreadableImage
 from cfgen.data.derived import Identity
@@ -85,7 +85,7 @@ class Export:
         x_cf = cf.x_cf if times == 1 else problem.image(cf.alpha, lam)
         with dicom.refusing(f"{out.name} cannot be written"):
             note = (
-                f"Counterfactual by cfgen {cfgen.__version__}, model {self.model}: {row['source']} "
+                f"Counterfactual by cfgen {__version__}, model {self.model}: {row['source']} "
                 f"to {row['target']}, direction {row['direction']}, lambda {float(lam):.6g}. "
                 "Synthetic, not for diagnosis."
             )

@@ -16,10 +16,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cfgen.gallery.difference import difference_limit
+from cfgen.data.difference import difference_limit
+from cfgen.data.written import MARK, SYNTHETIC_PATIENT
 from cfgen.gallery.words import (
-    MARK,
-    SYNTHETIC_PATIENT,
     cautions,
     facts,
     number,

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 DASH = "–"
-MARK = "synthetic counterfactual, not for diagnosis"
-SYNTHETIC_PATIENT = "synthetic patient, not for diagnosis"
 UNUSUAL = 0.05
 
 

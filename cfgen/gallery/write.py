@@ -10,11 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cfgen.data.difference import BRIGHTER, DARKER
+from cfgen.data.written import MARK
 from cfgen.gallery.case import TILE, Asked, Case, data_url
-from cfgen.gallery.difference import BRIGHTER, DARKER
+from cfgen.gallery.templates import templates
 from cfgen.gallery.words import (
     DASH,
-    MARK,
     STATUS_WORDS,
     change,
     doubted,
@@ -24,7 +25,6 @@ from cfgen.gallery.words import (
     percent,
     words_of,
 )
-from cfgen.templates import templates
 
 SCRIPTS = "pixels panes overview load case draw curve export gif keys".split()
 

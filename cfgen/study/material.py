@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import laplace
 from sklearn.metrics import roc_auc_score
 
-from cfgen.gallery.words import MARK, SYNTHETIC_PATIENT
+from cfgen.data.written import MARK, SYNTHETIC_PATIENT
 from cfgen.study.questions import Questionnaire
 
 NOTICE = "some images are synthetic; not for diagnosis"

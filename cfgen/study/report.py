@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cfgen.gallery.templates import templates
 from cfgen.study import plots
 from cfgen.study.analyse import ALL, AUC, PAGE, Agreement, Row, agreement, arms_of, summary
 from cfgen.study.answers import Answers, Reading
 from cfgen.study.imrmc import imrmc
 from cfgen.study.questions import Question
 from cfgen.study.write import write_table
-from cfgen.templates import templates
 
 WORDS = {
     "accuracy": "Accuracy",

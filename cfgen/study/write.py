@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import cfgen
+from cfgen._version import __version__
+from cfgen.gallery.templates import templates
 from cfgen.study.design import Page, chosen, plan
 from cfgen.study.material import Figure, Material, png
 from cfgen.study.questions import Question, Questionnaire
 from cfgen.study.veil import pack, veil
-from cfgen.templates import templates
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write_study(
     name = f"{np.random.default_rng([seed, 2]).integers(2**32):08x}"
     record = {
         "study": name,
-        "cfgen": cfgen.__version__,
+        "cfgen": __version__,
         "readers": readers,
         "seed": seed,
         "cases": len(labels),

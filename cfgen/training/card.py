@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from cfgen import metrics
 from cfgen.checkpoints import load_checkpoint
-from cfgen.classifier import Classifier
+from cfgen.classifiers.adapter import Classifier
 from cfgen.plausibility import LPIPS
 from cfgen.training.classifier import CLASSES
 from cfgen.training.common import load_masks, load_split

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfgen.evidence import EvidenceNet
+from cfgen.classifiers.evidence import EvidenceNet
 from cfgen.generators import Autoencoder, Generator
 from cfgen.training.common import (
     Log,

@@ -17,14 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, gather_object
 from torch import Tensor
 
-import cfgen
 from cfgen import metrics
+from cfgen._version import __version__
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture, UnreadableImage
 from cfgen.diverse import diverse
-from cfgen.plausibility import LPIPS, Plausibility, false_discovery_rate
-from cfgen.result import Counterfactual, Status
-from cfgen.run_folder import (
+from cfgen.engine.run_folder import (
     COLUMNS,
     alternative_case,
     fresh_folder,
@@ -32,8 +30,10 @@ from cfgen.run_folder import (
     write_rows,
     write_window,
 )
-from cfgen.settings import Settings
-from cfgen.task import Task
+from cfgen.engine.settings import Settings
+from cfgen.engine.task import Task
+from cfgen.plausibility import LPIPS, Plausibility, false_discovery_rate
+from cfgen.result import Counterfactual, Status
 
 PACKAGES: Sequence[str] = (
     "torch diffusers accelerate lpips stlpips-pytorch kornia numpy scipy".split()
@@ -280,7 +280,7 @@ class Engine:
             "device": self.accelerator.device.type,
             "precision": self.accelerator.mixed_precision,
             "processes": self.accelerator.num_processes,
-            "versions": {"cfgen": cfgen.__version__, "python": platform.python_version()}
+            "versions": {"cfgen": __version__, "python": platform.python_version()}
             | {p: version(p) for p in PACKAGES},
             "statuses": dict(Counter(row["status"] for row in rows)),
             "seconds": round(seconds, 3),

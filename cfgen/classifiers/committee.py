@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier
+from cfgen.classifiers.adapter import Classifier
 from cfgen.criterion import Among, Criterion, Flip
 
 

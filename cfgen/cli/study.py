@@ -1,12 +1,11 @@
-"""``cfgen study`` and ``cfgen study-report``."""
+"""``cfgen study``: a blinded reader study of a run."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from cfgen.arguments import OneLineParser
+from cfgen.cli.options import usage
 
 EPILOG = """\
 The questions file is YAML; cfgen/study/example.yaml explains it and suits the demo run. Give each
@@ -15,11 +14,13 @@ answers-reader-N.csv that the readers download, then: cfgen study-report STUDY a
 """
 
 
-def study_parser() -> argparse.ArgumentParser:
-    """The options of ``cfgen study``."""
-    p = OneLineParser(
-        prog="cfgen study",
-        description="Write a blinded reader study of a run: one page a reader, and a key.",
+def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """The command and its options."""
+    told = "write a blinded reader study of a run: one page a reader, and a key"
+    p: argparse.ArgumentParser = commands.add_parser(
+        "study",
+        help=told,
+        description=told,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,34 +37,14 @@ def study_parser() -> argparse.ArgumentParser:
     return p
 
 
-def report_parser() -> argparse.ArgumentParser:
-    """The options of ``cfgen study-report``."""
-    p = OneLineParser(
-        prog="cfgen study-report",
-        description="Read the answers of a study and write the report.",
-    )
-    p.add_argument("study", metavar="STUDY", help="folder that cfgen study wrote")
-    p.add_argument("answers", metavar="CSV", nargs="+", help="answers as the readers saved them")
-    p.add_argument("--out", metavar="FOLDER", required=True, help="folder for the report")
-    return p
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run ``study ...`` or ``study-report ...``; returns the exit status.
+def run(args: argparse.Namespace) -> int:
+    """Write the study.
 
     Raises:
-        SystemExit: The usage or a file is wrong (2), or help was asked for (0).
+        Usage: The run or the questions are wrong, or a package is missing.
     """
-    options = study_parser() if argv[0] == "study" else report_parser()
-    args = options.parse_args(argv[1:])
-    try:
-        print(_study(args) if argv[0] == "study" else _report(args))
-    except ModuleNotFoundError as error:
-        options.error(
-            f"expected the package {error.name}; install it with pip install 'cfgen[study]'"
-        )
-    except (ValueError, OSError) as error:
-        options.error(str(error))
+    with usage("study"):
+        print(_study(args))
     return 0
 
 
@@ -88,9 +69,3 @@ def _study(args: argparse.Namespace) -> str:
     lines.append(f"Hand out {', '.join(str(page) for page in study.pages)}")
     lines.append(f"Keep {Path(args.out) / 'key'}: it holds the truth and the arms.")
     return "\n".join(lines)
-
-
-def _report(args: argparse.Namespace) -> str:
-    from cfgen.study.report import write_report
-
-    return f"Open {write_report(args.study, args.answers, args.out)}"

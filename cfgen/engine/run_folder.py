@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from cfgen.data.difference import difference_overlay
 from cfgen.data.window import Window
-from cfgen.gallery.difference import difference_overlay
-from cfgen.gallery.words import MARK
+from cfgen.data.written import marked, to_image
 from cfgen.result import Counterfactual
 
 COLUMNS: Sequence[str] = (
@@ -38,12 +37,6 @@ def alternative_case(stem: str, number: int, taken: Collection[str]) -> str:
     while name.casefold() in taken:  # scan-2.png beside scan.png
         name += "_"
     return name
-
-
-def to_image(x: Tensor) -> Image.Image:
-    """An image (C, H, W) in [0, 1], C of 1 or 3, as an 8-bit Pillow image."""
-    array = (x * 255).round().byte().cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def fresh_folder(out: Path) -> None:
@@ -75,8 +68,7 @@ def write_case(
         mask: Lesion mask (H, W) of bool on the grid of the image.
     """
     folder.mkdir(parents=True, exist_ok=True)  # made already where memory ran out
-    info = PngInfo()
-    info.add_text("Comment", MARK)
+    info = marked()
     to_image(cf.x[0]).save(folder / "x.png")
     to_image(cf.x_cf[0]).save(folder / "x_cf.png", pnginfo=info)
     overlay, _ = difference_overlay(cf.x[0].cpu(), cf.x_cf[0].cpu())

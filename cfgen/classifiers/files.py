@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier
-from cfgen.committee import Committee
-from cfgen.evidence import EvidenceNet
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.committee import Committee
+from cfgen.classifiers.evidence import EvidenceNet
 
 _WEIGHTS = "model.safetensors"
 

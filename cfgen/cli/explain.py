@@ -1,23 +1,125 @@
-"""The command line: what run_cf.py, ``cfgen`` and ``python -m cfgen`` call."""
+"""``cfgen explain``, the main job: images, a checkpoint, counterfactuals, and their page."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfgen.arguments import parser
+from cfgen.cli.options import Usage, add_images, add_medical, add_where, program
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
 PLACES = ("images", "labels", "out", "checkpoint")  # arguments that may hold a path
+
+
+EPILOG = """\
+examples:
+  %(prog)s
+      explain eight synthetic patients of the checkpoint brain-flair
+  %(prog)s --images scans --target healthy --out runs/scans
+      explain every image of a folder towards one class
+  %(prog)s --images scans --split test --confidence 0.9
+      the rows of scans/labels.csv with split test, until the target is 90 %% probable
+  %(prog)s --images scans --window 40,400 --dicom
+      DICOM files, or NIfTI volumes slice by slice; counterfactuals in their format as well
+  accelerate launch --num_processes 2 run_cf.py --images scans
+      the same in two processes (without GPUs: accelerate launch --multi_gpu ...)
+  cfgen --help
+      the other commands: the page of a run again, a reader study of it
+
+patient data: DICOM and NIfTI files are shown as case-0001, ... in reading order; nothing of their
+names, headers and paths reaches OUT or the screen (--keep-ids shows them). PNG, JPEG, TIFF, BMP and
+NPY files keep the names that their owner gave them.
+
+exit status: 0 all images read, 1 some could not be read (see results.csv), 2 wrong usage
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """The command and its options."""
+    p: argparse.ArgumentParser = commands.add_parser(
+        "explain",
+        prog=program(),
+        help="counterfactuals of images, and the page that shows them (the main job)",
+        description="Find the smallest plausible change to an image that changes a model's mind.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_images(p)
+    add_medical(p)
+    how = p.add_argument_group("how")
+    how.add_argument(
+        "--checkpoint",
+        metavar="NAME_OR_FOLDER",
+        default="brain-flair",
+        help="the models (default: %(default)s)",
+    )
+    how.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="class to explain towards (default: the most likely other class of each image)",
+    )
+    how.add_argument(
+        "--direction",
+        metavar="NAME",
+        help="gradient, natural_gradient, minimal_norm (the smallest step), translation or guided "
+        "(believable ones, by the prior); default: guided where the checkpoint has a prior, else "
+        "minimal_norm",
+    )
+    how.add_argument(
+        "--diverse",
+        metavar="K",
+        type=int,
+        default=1,
+        help="counterfactuals of each image, at right angles to each other in latent space; one "
+        "row and one case each, column alternative (default: %(default)s)",
+    )
+    how.add_argument(
+        "--region",
+        choices=("lesion", "outside"),
+        help="change the lesion of the mask in labels.csv only, or the rest only; an image without "
+        "a mask is not changed, and its row says so (default: everywhere)",
+    )
+    how.add_argument(
+        "--region-margin",
+        metavar="N",
+        type=int,
+        default=0,
+        help="make the lesion larger by N pixels of the model's image (default: %(default)s)",
+    )
+    how.add_argument(
+        "--hold",
+        metavar="NAME[,NAME]",
+        help="findings of a multi-label classifier whose probability must not move by 0.1 or more",
+    )
+    how.add_argument(
+        "--detail",
+        choices=("keep", "drop"),
+        default="keep",
+        help="keep what the autoencoder cannot reconstruct, or drop it (default: %(default)s)",
+    )
+    how.add_argument(
+        "--confidence",
+        metavar="P",
+        type=float,
+        help="probability that the target must reach (default: the flip itself, which is 0.5 with "
+        "two classes)",
+    )
+    how.add_argument(
+        "--lpips",
+        choices=("st-alex", "alex", "vgg", "squeeze"),
+        default="st-alex",
+        help="trunk of the perceptual distance; st-alex needs no download (default: %(default)s)",
+    )
+    how.add_argument("--seed", type=int, default=0, help="seed of what is random (default: 0)")
+    add_where(p)
+    return p
 
 
 def accelerator_of(device: str, precision: str) -> Accelerator:
@@ -77,31 +179,12 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status.
+def run(args: argparse.Namespace) -> int:
+    """Explain every image and write the page; returns the exit status.
 
     Raises:
-        SystemExit: The usage is wrong (2), or help was asked for (0).
+        Usage: An option, a file or the checkpoint is wrong.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("study", "study-report"):
-        from cfgen.study.cli import main as study
-
-        return study(argv)
-    options = parser()
-    args = options.parse_args(argv)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched from a hub
-    try:
-        return _run(args)
-    except _Usage as error:
-        options.error(str(error))
-
-
-class _Usage(Exception):
-    """Something the user can put right."""
-
-
-def _run(args: argparse.Namespace) -> int:
     from accelerate.utils import broadcast_object_list
     from tqdm import tqdm
 
@@ -112,9 +195,9 @@ def _run(args: argparse.Namespace) -> int:
     from cfgen.data.synthetic import synthetic_patients
     from cfgen.data.window import parse_window
     from cfgen.engine import Engine, Settings
+    from cfgen.engine.run_folder import fresh_folder
     from cfgen.gallery import write_gallery
     from cfgen.plausibility import LPIPS
-    from cfgen.run_folder import fresh_folder
 
     out = Path(args.out)
     try:
@@ -168,7 +251,7 @@ def _run(args: argparse.Namespace) -> int:
         if accelerator.is_main_process:
             fresh_folder(out)
     except (ValueError, OSError) as error:
-        raise _Usage(str(error)) from error
+        raise Usage(str(error)) from error
 
     def load(item: Item) -> Picture:
         if args.images is None:

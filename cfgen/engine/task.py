@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from cfgen.checkpoints import Checkpoint
-from cfgen.classifier import Classifier
-from cfgen.committee import decision
-from cfgen.constraints import Findings, level, region_of
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.committee import decision
 from cfgen.criterion import Among, Criterion, Flip, Hold
 from cfgen.directions import DIRECTIONS, PRIOR_GUIDED, Confined, Direction
+from cfgen.engine.constraints import Findings, level, region_of
+from cfgen.engine.settings import Settings
 from cfgen.explain import likely_other
 from cfgen.priors import Prior
 from cfgen.problem import LEVELS, Problem, in_blocks
-from cfgen.settings import Settings
 
 Autocast = Callable[[], AbstractContextManager]
 

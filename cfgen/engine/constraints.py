@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfgen.classifier import Classifier
+from cfgen.classifiers.adapter import Classifier
 from cfgen.criterion import Criterion
 from cfgen.directions.confined import Projection, away_from
 from cfgen.problem import Problem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cfgen.constraints import REGIONS
 from cfgen.directions import DIRECTIONS
+from cfgen.engine.constraints import REGIONS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,15 @@
+"""f: classifiers of any kind, brought to one convention."""
+
+from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.committee import Committee, decision
+from cfgen.classifiers.evidence import EvidenceNet
+from cfgen.classifiers.files import load_classifier, save_classifier
+
+__all__ = [
+    "Classifier",
+    "Committee",
+    "EvidenceNet",
+    "decision",
+    "load_classifier",
+    "save_classifier",
+]
