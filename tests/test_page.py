@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageSequence
 from playwright.sync_api import expect, sync_playwright
 from run_folders import row, write_run
 
+from cfgen.engine.table import SCHEMA, write_table
 from cfgen.gallery import write_gallery
 from cfgen.result import Status
 
@@ -221,6 +222,16 @@ def test_the_table_is_saved_as_it_is_shown(visit, run):
     _, content = download(page, "#csv")
     rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
     assert [r["file"] for r in rows] == [f"a/b{i}.png" for i in range(2, 6)]
+
+
+def test_a_saved_table_runs_nothing_in_a_spreadsheet(visit, tmp_path):
+    texts = ["=cmd|' /C calc'!A0", "'@a", "-1+1", "-1.5", "\t=1", "'a'", 'say "x", é']
+    rows = [row(i, Status.ALREADY, case=f"c{i}", label=t) for i, t in enumerate(texts)]
+    out = write_run(tmp_path / "run", rows)
+    write_table(out / "results.csv", [*rows[0], "schema"], [r | {"schema": SCHEMA} for r in rows])
+    write_gallery(out)
+    page = visit(folder=out)
+    assert download(page, "#csv")[1] == (out / "results.csv").read_bytes()
 
 
 def test_the_slider_moves_image_difference_and_numbers(visit):

@@ -27,10 +27,10 @@ from cfgen.engine.run_folder import (
     alternative_case,
     fresh_folder,
     write_case,
-    write_rows,
     write_window,
 )
 from cfgen.engine.settings import Settings
+from cfgen.engine.table import SCHEMA, write_table
 from cfgen.engine.task import Task
 from cfgen.plausibility import LPIPS, Plausibility, false_discovery_rate
 from cfgen.result import Counterfactual, Status
@@ -137,7 +137,7 @@ class Engine:
         for row, q in zip(judged, rates, strict=True):
             row["plausibility_q"] = q
         if accelerator.is_main_process:
-            write_rows(out / "results.csv", rows)
+            write_table(out / "results.csv", COLUMNS, rows)
             seconds = time.perf_counter() - start
             summary = self.record(rows, seconds) | (record or {})
             (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -220,6 +220,7 @@ class Engine:
             "direction": self.settings.direction,
             "seed": self.settings.seed,
             "alternative": number,
+            "schema": SCHEMA,
         }
 
     def explain(self, x: Tensor, masks: Sequence[Tensor | None]) -> list[Counterfactual]:

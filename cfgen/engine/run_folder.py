@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -21,7 +19,7 @@ from cfgen.result import Counterfactual
 COLUMNS: Sequence[str] = (
     "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
     "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility plausibility_q evals "
-    "forward backward seconds direction seed alternative dicom_flips dicom_lam"
+    "forward backward seconds direction seed alternative dicom_flips dicom_lam schema"
 ).split()
 
 
@@ -94,18 +92,3 @@ def write_case(
 def write_window(window: Window, folder: Path) -> None:
     """Write window.json: the values that 0 and 1 of a case's pictures stand for."""
     (folder / "window.json").write_text(json.dumps(asdict(window)) + "\n")
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write results.csv: numbers with six digits, nan as an empty cell."""
-
-    def cell(value: Any) -> Any:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.6g}"
-        return value
-
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: cell(v) for k, v in row.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from cfgen.data.difference import BRIGHTER, DARKER
 from cfgen.data.written import MARK
+from cfgen.engine.table import read_table
 from cfgen.gallery.case import TILE, Asked, Case, data_url
 from cfgen.gallery.templates import templates
 from cfgen.gallery.words import (
@@ -46,10 +46,8 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         FileNotFoundError: results.csv or run.json is not there.
     """
     run = Path(run)
-    with (run / "results.csv").open(encoding="utf-8", newline="") as stream:
-        table = list(csv.reader(stream))
-    columns = table[0] if table else []
-    rows = [defaultdict(str, zip(columns, row, strict=False)) for row in table[1:]]
+    rows = [defaultdict(str, row) for row in read_table(run / "results.csv")]
+    columns = list(rows[0]) if rows else []
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     about = record | record.get("settings", {})
     checkpoint = about.get("checkpoint")
@@ -74,7 +72,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         script=lambda case: _script(case, single_file),
         single_file=single_file,
         columns=columns,
-        rows=table[1:],
+        rows=[[row[name] for name in columns] for row in rows],
         counts=[
             (status, words_of(status, asked.confidence), count)
             for status, count in Counter(row["status"] for row in rows).most_common()

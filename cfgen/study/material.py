@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections import Counter
@@ -15,6 +14,7 @@ from scipy.ndimage import laplace
 from sklearn.metrics import roc_auc_score
 
 from cfgen.data.written import MARK, SYNTHETIC_PATIENT
+from cfgen.engine.table import read_table
 from cfgen.study.questions import Questionnaire
 
 NOTICE = "some images are synthetic; not for diagnosis"
@@ -62,10 +62,12 @@ class Material:
         """
         run = Path(run)
         try:
-            with (run / "results.csv").open(encoding="utf-8", newline="") as stream:
-                table = list(csv.DictReader(stream))
             # A reader sees each image once, not again with another of its counterfactuals.
-            table = [row for row in table if row.get("alternative") in (None, "", "1")]
+            table = [
+                row
+                for row in read_table(run / "results.csv")
+                if row.get("alternative") in (None, "", "1")
+            ]
             record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             name = Path(error.filename).name

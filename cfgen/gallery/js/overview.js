@@ -70,8 +70,16 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// A cell as it stands in results.csv: no spreadsheet may run its text, see table.py.
+const schema = facts.columns.includes("schema");
+const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
+const numeral = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
+function cell(text) {
+  const safe = schema && formula.test(text) && !numeral.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
 $("#csv").addEventListener("click", () => {
-  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const table = [facts.columns, ...shown.map((i) => facts.rows[i])];
   const text = table.map((cells) => cells.map(cell).join(",")).join("\r\n");
   save("results.csv", new Blob([`${text}\r\n`], { type: "text/csv" }));
