@@ -51,14 +51,16 @@ def explain(
     logits_before = problem.logits(problem.x)
     problem.count("forward")
     margin = problem.criterion(logits_before)
-    already = margin > 0
+    lost = ~margin.isfinite()
+    already = ~lost & (margin > 0)
     error = min(torch.finfo(dtype).eps for dtype in (margin.dtype, torch.float32))
     least = LAST_BITS * error * margin.nan_to_num(0, 0, 0).abs()
     if not problem.detail:
         # With detail the image at step 0 is x itself; without, the reconstruction.
         margin = problem.criterion(problem.logits(problem.start))
         problem.count("forward")
-    reconstruction = ~already & (margin > least)
+        lost |= ~already & ~margin.isfinite()
+    reconstruction = ~already & ~lost & (margin > least)
 
     alpha = torch.zeros_like(problem.z)
     lam = torch.full_like(problem.z.flatten(1)[:, 0], torch.nan)
@@ -69,19 +71,22 @@ def explain(
         part = problem.rows(todo)
         alpha[todo], guess[todo] = direction.aim(part)
         problem.passes[todo] = part.passes
-    moving = alpha.flatten(1).any(1).nonzero()[:, 0]
+        lost[todo] |= part.not_finite & ~alpha[todo].flatten(1).any(1)
+    moving = (alpha.flatten(1).any(1) & ~lost).nonzero()[:, 0]
     if len(moving):
         part = problem.rows(moving)
         root = search(part.along(alpha[moving]), margin[moving], guess[moving])
         lam[moving], lower[moving] = root.lam, root.lower
         problem.passes[moving] = part.passes
+        lost[moving] = part.not_finite
 
-    x_cf, logits_after, flips = _verify(problem, logits_before, least, alpha, lam, lower)
+    x_cf, logits_after, flips = _verify(problem, logits_before, least, alpha, lam, lower, lost)
     lam[~flips] = torch.nan
     lam[already] = 0
     status = [Status.NOT_FOUND] * len(problem)
     for mask, value in (
         (~alpha.flatten(1).any(1), Status.NO_DIRECTION),
+        (lost, Status.NOT_FINITE),
         (flips, Status.FLIPPED),
         (reconstruction & flips, Status.RECONSTRUCTION_FLIPS),
         (already, Status.ALREADY),
@@ -105,14 +110,21 @@ def explain(
 
 
 def _verify(
-    problem: Problem, before: Tensor, least: Tensor, alpha: Tensor, lam: Tensor, lower: Tensor
+    problem: Problem,
+    before: Tensor,
+    least: Tensor,
+    alpha: Tensor,
+    lam: Tensor,
+    lower: Tensor,
+    lost: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make and classify the images at the finite steps; elsewhere, or in vain, x stays.
 
     The last bits of a model depend on the batch: a margin close to 0 that the search saw may be
     negative where the image is made, or where it is read again by itself. Where it is not above
     ``least`` lam moves on by the width of its bracket, and so does lower, but for a lam that flips
-    by a hair; both change in place.
+    by a hair; both change in place. So does ``lost``, where a margin is not finite: that is no
+    flip, whatever its sign.
 
     Returns:
         Images (B, C, H, W), their logits (B, K), and whether a flip was seen (B,) bool.
@@ -128,7 +140,9 @@ def _verify(
         after = part.logits(image)
         problem.count("forward", rows)
         margin = part.criterion(after)
-        met = margin > least[rows]
+        fine = margin.isfinite()
+        lost[rows[~fine]] = True
+        met = fine & (margin > least[rows])
         x_cf[rows[met]], logits[rows[met]], flips[rows[met]] = image[met], after[met], True
         rows, margin = rows[~met], margin[~met]
         further = 2 * lam[rows] - lower[rows]

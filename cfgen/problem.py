@@ -80,6 +80,7 @@ class Problem:
         start: The image at step 0: x, or without detail the reconstruction (in the region).
         z: Latents (B, *L).
         passes: Cost so far, for each sample.
+        not_finite: Which samples had a margin or a gradient that is not finite (B,) bool.
 
     Raises:
         ValueError: x is not a batch of images in [0, 1], or criterion, E and G do not fit it.
@@ -120,6 +121,7 @@ class Problem:
         self.detail, self.levels, self.autocast = detail, levels, autocast
         self.x = self.to_grid(x)
         self.passes = Passes.zeros(len(x))
+        self.not_finite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         with torch.no_grad():
             self.z = in_blocks(generator.encode, self.x)
             rec = in_blocks(generator.decode, self.z)
@@ -137,7 +139,7 @@ class Problem:
         return len(self.x)
 
     def rows(self, index: Tensor | slice) -> Problem:
-        """The problem of some samples of the batch, with passes of its own."""
+        """The problem of some samples of the batch, with passes and marks of its own."""
         part = copy(self)
         part.x, part.x_rec, part.start, part.z, part.r = (
             t[index] for t in (self.x, self.x_rec, self.start, self.z, self.r)
@@ -145,6 +147,7 @@ class Problem:
         part.region = None if self.region is None else self.region[index]
         part.criterion = self.criterion.rows(torch.arange(len(self), device=self.x.device)[index])
         part.passes = self.passes[index]
+        part.not_finite = torch.zeros_like(self.not_finite[index])
         return part
 
     def to_grid(self, x: Tensor) -> Tensor:
@@ -203,12 +206,21 @@ class Problem:
         counter = getattr(self.passes, kind)
         counter[slice(None) if rows is None else rows.cpu()] += 1
 
+    def finite(self, numbers: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Which rows of ``numbers`` (n, ...) are finite (n,) bool; marks the samples of others."""
+        fine = numbers.isfinite().flatten(1).all(1) if numbers.ndim > 1 else numbers.isfinite()
+        samples = torch.arange(len(self), device=fine.device)[rows]
+        self.not_finite[samples[~fine]] = True
+        return fine
+
     @torch.no_grad()
     def margin(self, z: Tensor, rows: Tensor) -> Tensor:
         """Margins (n,) at latents z (n, *L) of the samples ``rows``, by one forward pass."""
         self.count("forward", rows)
         with self.autocast():
-            return self.criterion.rows(rows)(self.classifier(self.decode(z, rows)).to(z.dtype))
+            margin = self.criterion.rows(rows)(self.classifier(self.decode(z, rows)).to(z.dtype))
+        self.finite(margin, rows)
+        return margin
 
     def grad(
         self, z: Tensor, rows: Tensor | None = None, view: View | None = None
@@ -223,7 +235,8 @@ class Problem:
             view: What f sees of the images, turned or brighter for instance; None for themselves.
 
         Returns:
-            Margins (n,) and gradients (n, *L), both in the type of z.
+            Margins (n,) and gradients (n, *L), both in the type of z. A gradient that is not
+            finite is handed out as zero: it leads nowhere.
         """
         index = slice(None) if rows is None else rows
         criterion = self.criterion if rows is None else self.criterion.rows(rows)
@@ -242,7 +255,10 @@ class Problem:
             (gradient,) = torch.autograd.grad(margin.sum(), z)
         self.count("forward", rows)
         self.count("backward", rows)
-        return margin.detach(), gradient
+        margin = margin.detach()
+        self.finite(margin, index)
+        fine = self.finite(gradient, index).view(-1, *[1] * (gradient.ndim - 1))
+        return margin, torch.where(fine, gradient, 0)
 
     def along(self, alpha: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The margin along a direction, all that a search may see.
@@ -260,7 +276,9 @@ class Problem:
             z = self.latent(alpha[rows], lam, rows)
             x = self.to_grid(self.decode(z, rows))
             self.count("forward", rows)
-            return self.criterion.rows(rows)(self.classifier(x))
+            margin = self.criterion.rows(rows)(self.classifier(x))
+            self.finite(margin, rows)
+            return margin
 
         return phi
 

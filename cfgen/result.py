@@ -31,7 +31,12 @@ class Status(Enum):
         "No step up to the limit of the search meets the criterion; try another direction, a "
         "lower confidence or a larger limit."
     )
+    NOT_FINITE = (
+        "The margin or its gradient is not finite here, as those of a root, a power or a logarithm "
+        "are at 0; add a small number inside of it, or try another direction."
+    )
     UNREADABLE = "The file could not be read."
+    FAILED = "The image could not be explained; the others of the run are not affected."
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def write_run(out: Path, rows: list[dict[str, Any]], sweep: bool = False, **sett
         writer.writerows(rows)
     (out / "run.json").write_text(json.dumps({"settings": SETTINGS | settings}))
     for r in rows:
-        if r["status"] == "UNREADABLE":
+        if r["status"] in ("UNREADABLE", "FAILED"):
             continue
         folder = out / "cases" / r["case"]
         (folder / "sweep").mkdir(parents=True)

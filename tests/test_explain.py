@@ -221,6 +221,81 @@ def test_a_confidence_is_reached_and_not_before(direction, target, p):
     assert ((cf.lam / world.optimum) < 1.02).all()
 
 
+def on_grey(score, *levels: float, detail: bool = True) -> Problem:
+    """Images of four pixels of these grey levels; asked for is a score above 0."""
+    x = torch.tensor(levels, dtype=torch.float64).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    mean = lambda x: score(x).mean((1, 2, 3))  # noqa: E731
+    target = torch.ones(len(x), dtype=torch.int64)
+    return Problem(Identity(), TwoLogits(mean), Flip(target), x, levels=None, detail=detail)
+
+
+@each_direction
+@pytest.mark.parametrize(
+    "f", [torch.sqrt, lambda x: x**0.7, lambda x: x.log() + 1.5], ids=["root", "power", "log"]
+)
+def test_an_edge_of_f_at_black_is_no_lack_of_a_direction(direction, f):
+    """The gradient, or f itself, is infinite at 0; a neighbour in the batch does not notice."""
+    cf = explain(on_grey(lambda x: f(x) - 0.6, 0.0, 0.3, 0.0, 0.35), direction)
+    assert [s.name for s in cf.status] == ["NOT_FINITE", "FLIPPED"] * 2
+    assert torch.equal(cf.x_cf[::2], cf.x[::2])
+    assert cf.lam[::2].isnan().all() and (cf.lam_lower[::2] == 0).all()
+    assert not cf.moved[::2].any() and not cf.flipped[::2].any()
+    clean = explain(on_grey(lambda x: f(x) - 0.6, 0.3, 0.35), direction)
+    assert torch.equal(cf.x_cf[1::2], clean.x_cf) and torch.equal(cf.lam[1::2], clean.lam)
+
+
+@each_direction
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("detail", [True, False], ids=["detail", "no detail"])
+def test_an_image_of_which_f_says_no_number(direction, value, detail):
+    """An infinite margin is no answer either, whatever its sign."""
+    score = lambda x: torch.where(x > 0.5, value, x - 0.4)  # noqa: E731
+    cf = explain(on_grey(score, 0.6, 0.3, detail=detail), direction)
+    assert [s.name for s in cf.status] == ["NOT_FINITE", "FLIPPED"]
+    assert torch.equal(cf.x_cf[0], cf.x[0]) and cf.lam[0].isnan()
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_where_the_search_meets_no_number_a_flip_is_not_ruled_out(value):
+    """At 0.5 the margin ends, before the flip of the first and beyond that of the second."""
+    score = lambda x, at: torch.where(x > 0.5, value, x - at)  # noqa: E731
+    ends = [explain(on_grey(lambda x, at=at: score(x, at), 0.3)) for at in (0.55, 0.45)]
+    assert [end.status[0].name for end in ends] == ["NOT_FINITE", "FLIPPED"]
+    assert 0.45 < float(ends[1].x_cf.max()) < 0.5
+
+
+def test_an_infinite_margin_of_the_image_handed_over_is_no_flip():
+    score = lambda x: torch.where(x > 0.5, torch.inf, x - 0.8)  # noqa: E731
+    says = Says(torch.tensor([0.2]).double(), torch.tensor([0.5]).double())
+    cf = explain(on_grey(score, 0.3), Gradient(), says)
+    assert cf.status == (Status.NOT_FINITE,)
+    assert torch.equal(cf.x_cf, cf.x) and torch.equal(cf.logits_after, cf.logits_before)
+
+
+def test_a_pair_that_makes_no_number_is_not_finite():
+    class Broken(Identity):
+        def decode(self, z: Tensor) -> Tensor:
+            return torch.where(z > 0.35, torch.nan, z)
+
+    for detail in (True, False):
+        problem = on_grey(lambda x: x - 0.32, 0.3, 0.4, detail=detail)
+        kept = (problem.classifier, problem.criterion, problem.x)
+        cf = explain(Problem(Broken(), *kept, levels=None, detail=detail))
+        # The second is there already, and needs no pair.
+        assert [s.name for s in cf.status] == ["FLIPPED", "ALREADY"]
+        problem = on_grey(lambda x: x - 0.45, 0.3, 0.4, detail=detail)
+        cf = explain(Problem(Broken(), problem.classifier, *kept[1:], levels=None, detail=detail))
+        assert [s.name for s in cf.status] == ["NOT_FINITE"] * 2
+
+
+def test_marks_of_one_explanation_do_not_reach_the_next():
+    problem = on_grey(torch.sqrt, 0.0, 0.3)
+    problem.grad(problem.z)
+    assert problem.not_finite.tolist() == [True, False]
+    problem.criterion = Flip(torch.tensor([1, 0]))
+    assert problem.rows(slice(None)).not_finite.tolist() == [False, False]
+
+
 @each_target
 def test_with_two_classes_one_half_is_the_flip(target):
     flip, half = (linear_world(4, target, confidence=c).problem for c in (None, 0.5))

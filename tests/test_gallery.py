@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -78,12 +79,17 @@ def opened(data_url):
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
+NOTHING = ("UNREADABLE", "FAILED")
+"""Statuses of images that nothing was made of."""
+
+
 @pytest.fixture
 def full(tmp_path):
     """A run with every status."""
     rows = [row(i, status) for i, status in enumerate(Status)]
-    unreadable = next(r for r in rows if r["status"] == "UNREADABLE")
-    unreadable |= {"case": "", "message": "expected a PNG file, got 0 bytes"}
+    for r in rows:
+        if r["status"] in NOTHING:
+            r |= {"case": "", "message": "expected a PNG file, got 0 bytes"}
     return rows, Page(write_gallery(write_run(tmp_path / "run", rows, sweep=True)))
 
 
@@ -101,8 +107,9 @@ def test_every_case_status_and_reason_is_shown(full):
         assert f"{words.title}: 1" in page.text
         if r["status"] != "FLIPPED":
             assert words.text in card
-        if r["status"] == "UNREADABLE":
+        if r["status"] in NOTHING:
             assert r["message"] in card and i not in page.scripts
+            assert "asked for: “" not in card
         else:
             told = page.case(i)
             assert (told["name"], told["message"]) == (r["file"], "")
@@ -128,7 +135,7 @@ def test_every_link_is_relative_and_exists(full, tmp_path):
             assert not link.startswith("/")
             assert (tmp_path / "run" / unquote(link)).is_file()
             found += 1
-    assert found == 12  # a thumbnail and a script for each of five cases, two files of the run
+    assert found == 14  # a thumbnail and a script for each of six cases, two files of the run
     assert not re.search(
         r"https?:|\burl\(|@import|\bfetch\(|XMLHttp|WebSocket|sendBeacon", page.source
     )
@@ -146,7 +153,7 @@ def test_the_page_forbids_itself_the_network(full):
 def test_thumbnails_are_lazy_and_carry_their_marks(full):
     rows, page = full
     images = page.all("img")
-    assert len(images) == 5
+    assert len(images) == 6
     for attrs, r in zip(images, rows, strict=False):
         assert attrs["loading"] == "lazy" and r["file"] in attrs["alt"]
         made = r["status"] in ("FLIPPED", "RECONSTRUCTION_FLIPS")
@@ -202,7 +209,7 @@ def test_synthetic_patients_are_said_to_be_synthetic(tmp_path, synthetic):
 def test_an_image_that_was_not_made_is_not_shown_as_one(full):
     rows, page = full
     for i, (r, card) in enumerate(zip(rows, page.cards, strict=True)):
-        if r["status"] in ("ALREADY", "NO_DIRECTION", "NOT_FOUND"):
+        if r["status"] in ("ALREADY", "NO_DIRECTION", "NOT_FOUND", "NOT_FINITE"):
             assert "No counterfactual was made." in card
             assert page.case(i)["frames"] == []
         if r["status"] == "RECONSTRUCTION_FLIPS":
@@ -351,13 +358,16 @@ def test_what_else_lies_in_a_case_folder_is_shown(tmp_path):
     folder = run / "cases" / "c"
     window = {"low": -160.0, "high": 240.0, "unit": "HU"}
     (folder / "window.json").write_text(json.dumps(window))
-    (folder / "concepts.json").write_text(json.dumps({"volume": [3.5, 1.25]}))
+    (folder / "concepts.json").write_text(
+        json.dumps({"volume": [3.5, 1.25], "length": [math.nan, math.inf]})
+    )
     (folder / "attribution").mkdir()
     Image.new("L", (6, 4), 255).save(folder / "mask.png")
     Image.new("RGB", (6, 4), (9, 8, 7)).save(folder / "attribution" / "grad_cam.png")
     told = Page(write_gallery(run)).case(0)
     assert told["window"] == window
-    assert told["concepts"] == [["volume", 3.5, 1.25]]
+    # JSON has no word for a number that is not finite.
+    assert told["concepts"] == [["volume", 3.5, 1.25], ["length", None, None]]
     assert opened(told["mask"]).getpixel((0, 0)) == 255
     ((name, src),) = told["attribution"]
     assert name == "grad cam" and opened(src).getpixel((0, 0)) == (9, 8, 7)

@@ -125,8 +125,8 @@ def ellipsoid_world(
 def _score(pixels: Tensor) -> Tensor:
     """The score of one image of :func:`status_world`, in plain words."""
     a, b, c, _ = pixels
-    if b > 0.95:  # The gradient is 0 / 0.
-        return -1 - (a - 1).clamp(min=0).sqrt()
+    if b > 0.95:  # The gradient is 0 times infinity.
+        return -1 - (0 * a).sqrt()
     if b > 0.8:  # The gradient is zero.
         return -1 + 0 * a
     if b < 0.2:  # No pixel can be as bright as this asks for.
@@ -139,7 +139,7 @@ STATUS_IMAGES = {
     "ALREADY": (0.7, 0.5, 0.5, 0.3),
     "RECONSTRUCTION_FLIPS": (0.65, 0.5, 0.4, 0.5),
     "NO_DIRECTION": (0.5, 0.9, 0.5, 0.5),
-    "NO_DIRECTION, nan": (0.5, 1.0, 0.5, 0.5),
+    "NOT_FINITE": (0.5, 1.0, 0.5, 0.5),
     "NOT_FOUND": (0.5, 0.1, 0.5, 0.6),
     "FLIPPED too": (0.4, 0.6, 0.4, 0.7),
 }

@@ -57,7 +57,20 @@ STATUS_WORDS = {
         "against these changes; that does not make it right, and others may still turn it.",
         "bad",
     ),
+    "NOT_FINITE": Words(
+        "No number from the model",
+        "At this image the model's answer, or how it reacts to a change, is not a finite number. "
+        "That is a fault of the model's arithmetic and says nothing about the image, so there is "
+        "no second image to compare.",
+        "bad",
+    ),
     "UNREADABLE": Words("Not readable", "The file could not be read.", "bad"),
+    "FAILED": Words(
+        "Not explained",
+        "Something went wrong while this image was explained, so there is no answer for it. The "
+        "others are not affected.",
+        "bad",
+    ),
 }
 
 

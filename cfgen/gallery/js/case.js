@@ -121,10 +121,12 @@ function tellPanels() {
   $("#attribution .panes").replaceChildren(...maps);
   $("#attribution").hidden = !maps.length;
   const { concepts = [] } = open.data;
-  const digits = (v) => Number(v.toPrecision(3)).toString().replace("-", "−");
+  const digits = (v) =>
+    v === null ? "–" : Number(v.toPrecision(3)).toString().replace("-", "−");
   const rows = concepts.map(([name, before, after]) => {
-    const change = (after > before ? "+" : "") + digits(after - before);
-    const cells = [digits(before), digits(after), change].map((t) => element("td", t));
+    const change = before === null || after === null ? null : after - before;
+    const sign = change > 0 ? "+" : "";
+    const cells = [digits(before), digits(after), sign + digits(change)].map((t) => element("td", t));
     const head = element("th", name);
     head.scope = "row";
     const row = document.createElement("tr");
