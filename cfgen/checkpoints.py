@@ -15,9 +15,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfgen.classifiers.adapter import Classifier
 from cfgen.classifiers.files import load_classifier
@@ -46,6 +47,7 @@ class Checkpoint:
         calibration: For each class, how strange real images of it are (n,): by the reference, or
             where there is none by the round-trip LPIPS alone.
         reference: What real images look like to LPIPS, or None.
+        folder: Where it was loaded from; None where a part of it was replaced since.
         hashes: SHA-256 of each file that is read: weights, and what is set beside them.
     """
 
@@ -59,6 +61,18 @@ class Checkpoint:
     calibration: dict[str, Tensor] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     reference: Reference | None = None
+    folder: str | None = field(default=None, init=False)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Another process loads the folder: what an export or TorchScript holds is in no pickle."""
+        return super().__reduce__() if self.folder is None else (load_checkpoint, (self.folder,))
+
+    def to(self, device: str | torch.device) -> Checkpoint:
+        """The checkpoint with its models on a device, where they are moved."""
+        for model in (self.generator, self.classifier, self.oracle, self.prior):
+            if isinstance(model, nn.Module):
+                model.to(device)
+        return self
 
 
 def available() -> list[str]:
@@ -125,7 +139,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
     calibration = {k: torch.tensor(v) for k, v in config.get("calibration", {}).items()}
     if "plausibility" in config:
         reference, calibration = Reference.load(folder / config["plausibility"], hashes)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=folder.resolve().name,
         generator=generator.to(device).to(memory_format=layout).freeze(),
         classifier=classifier("classifier"),
@@ -137,3 +151,5 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> Checkpoint
         hashes=hashes,
         reference=reference,
     )
+    object.__setattr__(checkpoint, "folder", str(folder.resolve()))
+    return checkpoint

@@ -12,7 +12,6 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-import accelerate
 import numpy as np
 import pytest
 import tiny
@@ -23,8 +22,10 @@ from PIL import Image
 import cfgen
 from cfgen import Counterfactual, Flip, Problem, checkpoints, load_checkpoint
 from cfgen.cli import main, parser
-from cfgen.cli.explain import accelerator_of, table
+from cfgen.cli.explain import table
 from cfgen.data import read_image
+from cfgen.engine import where
+from cfgen.engine.where import accelerator_of
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = (
@@ -136,6 +137,7 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "region": None,
         "region_margin": 0,
         "hold": [],
+        "keep": "all",
     }
     assert said["arguments"] == {
         "split": None,
@@ -161,6 +163,10 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "batch_size": "auto",
         "sweep": 3,
         "single_file": False,
+        "fresh": False,
+        "keep": "all",
+        "on": "here",
+        "actors": None,
     }
     assert said["checkpoint"] == {"name": "tiny", "sha256": checkpoint.hashes}
     assert said["lpips"]["trunk"] == "st-alex"
@@ -498,7 +504,7 @@ def test_wrong_usage_is_one_line_that_names_what_exists(
 def test_processes_on_a_cpu_know_that_it_is_one(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(accelerate, "Accelerator", lambda **options: options)
+    monkeypatch.setattr(where, "Accelerator", lambda **options: options)
     assert accelerator_of("auto", "bf16") == {"cpu": not gpu, "mixed_precision": "bf16"}
     assert accelerator_of("cpu", "no") == {"cpu": True, "mixed_precision": "no"}
 

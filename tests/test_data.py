@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cfgen.data import ImageFolder, UnreadableImage, read_image, read_mask
-from cfgen.engine.run_folder import fresh_folder
+from cfgen.engine.run_folder import write_record
 
 RNG = np.random.default_rng(0)
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "lgg-flair-128"
@@ -559,7 +559,8 @@ def test_folder_is_a_sorted_tree(tmp_path):
 def test_what_a_run_left_in_the_folder_is_no_image_of_it(tmp_path):
     left = "cases/a/x.png", "cases/a/x_cf.png", "cases/a/sweep/00.png", "cases/a/x_cf.dcm", "y.png"
     for out in ("out", "runs/first"):
-        fresh_folder(tmp_path / out)
+        (tmp_path / out).mkdir(parents=True)
+        write_record(tmp_path / out, {})
         touch(tmp_path / out, *left)
     images = ["a.png", "cases/b.png", "notes/c.png", "runs/d.png"]
     touch(tmp_path, *images, "cases/run.json", "notes/run.json")

@@ -1,11 +1,8 @@
 """The engine: rows that say what the written files show, whatever the batches and processes."""
 
 import csv
-import json
 import re
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -13,11 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from cfgen import Classifier, load_checkpoint, metrics
-from cfgen import engine as engine_module
-from cfgen.data import ImageFolder, Item, Picture, UnreadableImage, read_image, read_picture
+from cfgen.data import ImageFolder, Picture, UnreadableImage, read_image, read_picture
 from cfgen.data.written import to_image
 from cfgen.engine import Engine, Settings
-from cfgen.engine.run_folder import fresh_folder, write_case
 from cfgen.plausibility import LPIPS
 
 checkpoint_folder = tiny.checkpoint_folder
@@ -51,7 +46,7 @@ def load(item):
 def whole(make, items, tmp_path_factory):
     """A whole run: its folder and its rows."""
     out = tmp_path_factory.mktemp("run") / "out"
-    return out, make().run(items, load, out)
+    return out, list(make().run(items, load, out))
 
 
 def raises(message):
@@ -63,7 +58,7 @@ def assert_alike(rows, expected):
     for row, other in zip(rows, expected, strict=True):
         assert row.keys() == other.keys()
         # A last bit may cost or save a pass.
-        for name in row.keys() - {"seconds", "forward", "backward", "evals"}:
+        for name in row.keys() - {"seconds", "forward", "backward", "evals", "batch"}:
             wanted = other[name]
             if isinstance(wanted, float):
                 wanted = pytest.approx(wanted, rel=1e-2, abs=2e-3, nan_ok=True)
@@ -190,52 +185,6 @@ def test_the_size_of_a_batch_does_not_count(make, items, whole, tmp_path):
     assert_alike(rows, whole[1])
 
 
-def test_a_run_goes_on_with_a_smaller_batch_where_memory_ran_out(
-    make, items, whole, tmp_path, monkeypatch
-):
-    engine, sizes, done = make(Settings(sweep=3, batch_size=3)), [], []
-    explain = engine.explain
-
-    def counted(x, masks):
-        sizes.append(len(x))
-        return explain(x, masks)
-
-    def full(cf, folder, *more):
-        write_case(cf, folder, *more)
-        if len(sizes) == 2:  # a case of the second batch is on the disk already
-            raise RuntimeError("CUDA out of memory.")
-
-    monkeypatch.setattr(engine, "explain", counted)
-    monkeypatch.setattr(engine_module, "write_case", full)
-    rows = engine.run(items, load, tmp_path / "out", on_progress=done.append)
-    assert sizes == [3, 2, 2]
-    assert done == [3, 5]
-    assert_alike(rows, whole[1])
-    cases = sorted(p.name for p in (tmp_path / "out" / "cases").iterdir())
-    assert cases == sorted(row["case"] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("number", "size", "processes", "expected"),
-    [
-        (5, 1, 1, ["01234"]),
-        (5, 1, 2, ["012", "34"]),
-        (5, 2, 2, ["0123", "4"]),
-        (1, 2, 3, ["0", "", ""]),
-        (8, 2, 3, ["0123", "45", "67"]),
-        (0, 2, 2, ["", ""]),
-    ],
-)
-def test_processes_share_whole_batches(number, size, processes, expected, make):
-    items = [Item(file=f"{i}.png", path=Path(f"{i}.png"), stem=str(i)) for i in range(number)]
-    shares = []
-    for rank in range(processes):
-        engine = make(Settings(batch_size=size))
-        engine.accelerator = SimpleNamespace(process_index=rank, num_processes=processes)
-        shares.append("".join(item.stem for item in engine.share(items)))
-    assert shares == expected
-
-
 def test_without_oracle_and_calibration_their_columns_are_empty(make, items, whole, tmp_path):
     engine = make(Settings(sweep=0), oracle=None, calibration={})
     rows = engine.run(items, load, tmp_path / "out")
@@ -276,43 +225,6 @@ def test_a_target_that_does_not_exist(make, checkpoint):
         make(Settings(target="no cat"), classifier=multilabel)
     with raises("expected a target, '{name}' or 'no {name}', of dark, bright"):
         make(classifier=multilabel)
-
-
-def test_a_former_run_is_replaced_and_nothing_else(make, items, tmp_path):
-    out = tmp_path / "deep" / "out"
-    engine = make(Settings(sweep=0))
-    engine.run(items[:2], load, out)
-    (out / "index.html").write_text("former")
-    (out / "notes.txt").write_text("mine")
-    engine.run(items[2:3], load, out)
-    assert [p.name for p in (out / "cases").iterdir()] == [items[2].stem]
-    assert sorted(p.name for p in out.iterdir()) == [
-        "cases",
-        "notes.txt",
-        "results.csv",
-        "run.json",
-    ]
-
-
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
-    (tmp_path / "cases").mkdir()
-    (tmp_path / "cases" / "mine.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    with raises(f"expected an empty folder or a former run for the output, got '{tmp_path}'"):
-        fresh_folder(tmp_path)
-    with raises(f"expected a folder for the output, got the file '{tmp_path / 'file'}'"):
-        fresh_folder(tmp_path / "file")
-    assert (tmp_path / "cases" / "mine.txt").read_text() == "mine"
-
-
-def test_an_interrupted_run_may_be_done_again(make, items, tmp_path):
-    def broken(item):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make().run(items, broken, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "run.json").read_text()) == {}
-    fresh_folder(tmp_path / "out")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

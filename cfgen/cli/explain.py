@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import secrets
+import signal
+import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from cfgen.cli.options import Usage, add_images, add_medical, add_where, program
+from cfgen.cli.options import Usage, add_images, add_medical, add_where, program, usage
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch import Tensor
+    from cfgen.engine import Engine
+    from cfgen.engine.images import Images
+    from cfgen.engine.where import Where
 
 PLACES = ("images", "labels", "out", "checkpoint")  # arguments that may hold a path
+INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
 EPILOG = """\
@@ -37,7 +41,11 @@ patient data: DICOM and NIfTI files are shown as case-0001, ... in reading order
 names, headers and paths reaches OUT or the screen (--keep-ids shows them). PNG, JPEG, TIFF, BMP and
 NPY files keep the names that their owner gave them.
 
-exit status: 0 all images read, 1 some could not be read (see results.csv), 2 wrong usage
+a run that was stopped goes on with the same command; --fresh starts over. Ctrl-C ends it after the
+images in hand, with the table and the page of what is done.
+
+exit status: 0 all images explained, 1 some could not be read or explained (see results.csv) or the
+disk is full, 2 wrong usage, 130 stopped by Ctrl-C
 """
 
 
@@ -122,30 +130,7 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return p
 
 
-def accelerator_of(device: str, precision: str) -> Accelerator:
-    """Accelerate's choice of device, or the one asked for.
-
-    Raises:
-        ValueError: The device or the precision is not to be had here.
-    """
-    import torch
-    from accelerate import Accelerator
-
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-        "auto": True,
-    }
-    if not there[device]:
-        names = ", ".join(name for name, found in there.items() if found)
-        raise ValueError(f"expected a device of {names}, got '{device}'")
-    # Accelerate shares work between processes on a CPU only if it is told that it is one.
-    on_cpu = device == "cpu" or not (there["cuda"] or there["mps"])
-    return Accelerator(cpu=on_cpu, mixed_precision=precision)
-
-
-def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
+def table(rows: Iterable[dict[str, Any]], most: int = 20) -> str:
     """The first rows of the results as text.
 
     An oracle that gave the original the answer asked for, too, "did before".
@@ -154,8 +139,13 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
 
     head = f"{'image':<32} {'source':>10} -> {'target':<10} {'status':<14} {'lambda':>7}"
     head += f" {'p before':>9} {'p after':>8} {'LPIPS':>7} {'oracle':>10}"
-    lines = [head]
-    for row in rows[:most]:
+    lines, statuses, written = [head], Counter(), Counter()
+    for place, row in enumerate(rows):
+        statuses[row["status"]] += 1
+        if row["dicom_flips"] != "":
+            written[row["dicom_flips"]] += 1
+        if place >= most:
+            continue
 
         def number(name: str, row: dict[str, Any] = row) -> str:
             value = row[name]
@@ -169,14 +159,114 @@ def table(rows: Sequence[dict[str, Any]], most: int = 20) -> str:
             f"{row['status'][:14]:<14} {number('lam'):>7} {number('prob_before'):>9} "
             f"{number('prob_after'):>8} {number('lpips'):>7} {agrees:>10}"
         )
-    if len(rows) > most:
-        lines.append(f"... {len(rows) - most} more in results.csv")
-    written = [row["dicom_flips"] for row in rows if row["dicom_flips"] != ""]
+    if statuses.total() > most:
+        lines.append(f"... {statuses.total() - most} more in results.csv")
     if written:
-        lines.append(f"{sum(written)} of {len(written)} DICOM or NIfTI files flip when read again")
-    statuses = Counter(row["status"] for row in rows)
+        lines.append(f"{written[1]} of {written.total()} DICOM or NIfTI files flip when read again")
     lines.append(", ".join(f"{count} {name}" for name, count in statuses.most_common()))
     return "\n".join(lines)
+
+
+@contextmanager
+def interruptible() -> Iterator[Event]:
+    """An event that Ctrl-C and SIGTERM set; Ctrl-C again, a second later, ends at once."""
+    stop, first = Event(), [0.0]
+
+    def handle(number: int, frame: object) -> None:
+        # A launcher may hand on to its processes what the terminal has sent them already.
+        if number == signal.SIGINT and stop.is_set() and time.monotonic() - first[0] > 1:
+            raise KeyboardInterrupt
+        first[0] = first[0] or time.monotonic()
+        stop.set()
+
+    former = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def prepared(args: argparse.Namespace) -> tuple[Engine, Images, Where]:
+    """The engine, the images and where it runs, as they are asked for.
+
+    Raises:
+        ValueError: An option, a file or the checkpoint is wrong.
+    """
+    from cfgen.checkpoints import load_checkpoint
+    from cfgen.engine import Engine, Settings
+    from cfgen.engine.images import Images
+    from cfgen.engine.where import Processes, accelerator_of
+    from cfgen.plausibility import LPIPS
+
+    if args.batch_size != "auto" and not args.batch_size.isdigit():
+        raise ValueError(f"expected a batch size of auto or a number, got '{args.batch_size}'")
+    if args.on == "ray":
+        from cfgen.engine.cluster import Ray
+
+        where: Where = Ray(args.actors, args.device)
+        accelerator = accelerator_of("cpu", args.precision)
+    elif args.actors is not None:
+        raise ValueError("expected --on ray with --actors, got none")
+    else:
+        accelerator = accelerator_of(args.device, args.precision)
+        where = Processes(accelerator)
+    # A CPU gains nothing from more, and small batches are shared more evenly.
+    auto = 4 if where.device == "cpu" else 32
+    checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
+    settings = Settings(
+        target=args.target,
+        direction=args.direction or Engine.believable(checkpoint),
+        detail=args.detail == "keep",
+        confidence=args.confidence,
+        batch_size=auto if args.batch_size == "auto" else int(args.batch_size),
+        sweep=args.sweep,
+        seed=args.seed,
+        diverse=args.diverse,
+        region=args.region,
+        region_margin=args.region_margin,
+        hold=tuple(args.hold.split(",")) if args.hold else (),
+        keep=args.keep,
+    )
+    if args.images is None and args.region:
+        raise ValueError("expected --images with --labels, --split, --dicom or --region, got none")
+    if args.dicom and args.keep == "rows":
+        raise ValueError("expected --keep pictures or all with --dicom, got rows")
+    images = Images(
+        folder=args.images,
+        labels=args.labels,
+        split=args.split,
+        limit=args.limit,
+        stretch=args.stretch,
+        window=args.window,
+        axis=args.axis,
+        slices=args.slices,
+        dicom=args.dicom,
+        keep_ids=args.keep_ids,
+    )
+    engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
+    return engine, images, where
+
+
+@contextmanager
+def progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that is moved to the number of images that are done; it begins with the first."""
+    from tqdm import tqdm
+
+    bars: list[tqdm] = []
+
+    def told(done: int) -> None:
+        if not bars:
+            if shown and done:
+                print(f"Going on: {done} of {total} images are done.", flush=True)
+            bars.append(tqdm(total=total, initial=done, unit="image", disable=not shown))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield told
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -185,114 +275,58 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         Usage: An option, a file or the checkpoint is wrong.
     """
-    from accelerate.utils import broadcast_object_list
-    from tqdm import tqdm
-
-    from cfgen.checkpoints import load_checkpoint
-    from cfgen.data import ImageFolder, Item, Picture, read_item_mask, read_picture
-    from cfgen.data.export import Export, Identity
-    from cfgen.data.folder import parse_slices
-    from cfgen.data.synthetic import synthetic_patients
-    from cfgen.data.window import parse_window
-    from cfgen.engine import Engine, Settings
-    from cfgen.engine.run_folder import fresh_folder
+    from cfgen.engine.worker import no_room
     from cfgen.gallery import write_gallery
-    from cfgen.plausibility import LPIPS
 
-    out = Path(args.out)
+    with usage("ray"):
+        engine, images, where = prepared(args)
+        opened = images.open(engine.checkpoint, args.seed)
+        if args.region and not any(item.mask for item in opened.items):
+            raise ValueError("expected masks in labels.csv with --region, got none")
+        asked = engine.asked(opened.items, images.reading(), where)
+        out = engine.place(args.out, asked, args.fresh)
+    main = engine.accelerator.is_main_process
+    if main and args.out is None and out.name != "out":
+        print(f"Another run is in out, so this one goes to {out}.", flush=True)
     try:
-        if args.batch_size != "auto" and not args.batch_size.isdigit():
-            raise ValueError(f"expected a batch size of auto or a number, got '{args.batch_size}'")
-        accelerator = accelerator_of(args.device, args.precision)
-        # A CPU gains nothing from more, and small batches are shared more evenly.
-        auto = 4 if accelerator.device.type == "cpu" else 32
-        checkpoint = load_checkpoint(args.checkpoint, accelerator.device)
-        settings = Settings(
-            target=args.target,
-            direction=args.direction or Engine.believable(checkpoint),
-            detail=args.detail == "keep",
-            confidence=args.confidence,
-            batch_size=auto if args.batch_size == "auto" else int(args.batch_size),
-            sweep=args.sweep,
-            seed=args.seed,
-            diverse=args.diverse,
-            region=args.region,
-            region_margin=args.region_margin,
-            hold=tuple(args.hold.split(",")) if args.hold else (),
-        )
-        if args.images is None and (args.labels or args.split or args.dicom or args.region):
-            raise ValueError(
-                "expected --images with --labels, --split, --dicom or --region, got none"
+        with (
+            interruptible() as stop,
+            progress(len(opened.items), main) as on_progress,
+        ):
+            rows = engine.run(
+                opened.items,
+                opened.load,
+                out,
+                on_progress=on_progress,
+                # A run folder is handed on: it says nothing about the machine it was made on.
+                record={
+                    "synthetic": args.images is None,
+                    "arguments": {k: v for k, v in vars(args).items() if k not in PLACES},
+                },
+                export=opened.export,
+                load_mask=opened.load_mask,
+                reading=images.reading(),
+                fresh=args.fresh,
+                where=where,
+                stop=stop,
             )
-        limits = parse_window(args.window) if args.window else None
-        if args.limit is not None and args.limit < 1:
-            raise ValueError(f"expected a limit of at least 1, got {args.limit}")
-        engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
-        drawn: dict[str, Tensor] = {}
-        if args.images is not None:
-            items: Sequence[Item] = ImageFolder(
-                args.images,
-                labels=args.labels,
-                split=args.split,
-                limit=args.limit,
-                axis=args.axis,
-                slices=parse_slices(args.slices) if args.slices else None,
-                keep_ids=args.keep_ids,
-            )
-            if args.dicom and all(item.kind == "picture" for item in items):
-                raise ValueError("expected DICOM or NIfTI files with --dicom, got none")
-            if args.region and not any(item.mask for item in items):
-                raise ValueError("expected masks in labels.csv with --region, got none")
-        elif checkpoint.prior is not None:
-            n = 8 if args.limit is None else args.limit
-            items, drawn = synthetic_patients(checkpoint.prior, checkpoint.generator, n, args.seed)
-        else:
-            raise ValueError(f"expected --images: checkpoint '{checkpoint.name}' has no prior")
-        if accelerator.is_main_process:
-            fresh_folder(out)
-    except (ValueError, OSError) as error:
+        if main:
+            print(table(rows))
+            print(f"Open {write_gallery(out, args.single_file)}")
+    except ValueError as error:
         raise Usage(str(error)) from error
-
-    def load(item: Item) -> Picture:
-        if args.images is None:
-            return Picture(drawn[item.stem])
-        return read_picture(
-            item,
-            channels=checkpoint.channels,
-            size=checkpoint.size,
-            keep_aspect=not args.stretch,
-            limits=limits,
+    except OSError as error:
+        if not no_room(error):
+            raise
+        print(f"The disk of '{out}' is full. What is done is whole; the same command goes on.")
+        return 1
+    if engine.accelerator.num_processes > 1:
+        engine.accelerator.end_training()
+    statuses = {row["status"] for row in rows}
+    if stop.is_set() and main:
+        print(
+            f"Stopped after {rows.images} of {len(opened.items)} images; the same command goes on."
         )
-
-    def load_mask(item: Item) -> Tensor | None:
-        return read_item_mask(item, checkpoint.size, keep_aspect=not args.stretch)
-
-    more: dict[str, Any] = {}
-    if args.dicom:
-        (secret,) = broadcast_object_list([secrets.token_hex(16)])
-        identity = Identity(secret, keep=args.keep_ids)
-        more["export"] = Export(checkpoint.name, identity, not args.stretch, limits)
-    # A run folder is handed on: it says nothing about the machine it was made on.
-    told = {k: v for k, v in vars(args).items() if k not in PLACES}
-    main_process = accelerator.is_main_process
-    share = len(engine.share(items))
-    with tqdm(total=share, unit="image", disable=not main_process) as bar:
-
-        def progress(done: int) -> None:
-            bar.update(done - bar.n)
-
-        rows = engine.run(
-            items,
-            load,
-            out,
-            on_progress=progress,
-            record={"synthetic": args.images is None, "arguments": told},
-            load_mask=load_mask,
-            **more,
-        )
-    if main_process:
-        print(table(rows))
-        print(f"Open {write_gallery(out, args.single_file)}")
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
-    return 1 if any(row["status"] == "UNREADABLE" for row in rows) else 0
+    if stop.is_set():
+        return INTERRUPTED
+    return 1 if statuses & {"UNREADABLE", "FAILED"} else 0

@@ -107,7 +107,31 @@ def add_where(p: argparse.ArgumentParser) -> None:
     """Where a run computes, and what it leaves there."""
     where = p.add_argument_group("where")
     where.add_argument(
-        "--out", metavar="OUT", default="out", help="run folder (default: %(default)s)"
+        "--out",
+        metavar="OUT",
+        help="run folder; the same command goes on with the run in it (default: out, or out-2, ... "
+        "where another run is in it)",
+    )
+    where.add_argument("--fresh", action="store_true", help="start over, whatever run is in OUT")
+    where.add_argument(
+        "--keep",
+        choices=("rows", "pictures", "all"),
+        default="all",
+        help="what stays of each case: its row only, its pictures too, or arrays and sweep as well "
+        "(default: %(default)s)",
+    )
+    where.add_argument(
+        "--on",
+        choices=("here", "ray"),
+        default="here",
+        help="compute in this process (with accelerate launch: in all of them), or on a Ray "
+        "cluster (default: %(default)s)",
+    )
+    where.add_argument(
+        "--actors",
+        metavar="N",
+        type=int,
+        help="of Ray, each with the models (default: as many as there is room for)",
     )
     where.add_argument(
         "--device",

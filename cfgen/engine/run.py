@@ -1,62 +1,55 @@
-"""A whole dataset: batches, processes, files. The way of the data from images to a run folder."""
+"""A whole data set, from images to a run folder; it goes on where it was stopped."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Event
+from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import find_executable_batch_size, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from cfgen import metrics
 from cfgen._version import __version__
 from cfgen.checkpoints import Checkpoint
-from cfgen.data import Item, Picture, UnreadableImage
-from cfgen.diverse import diverse
+from cfgen.data import Item, Picture
+from cfgen.engine import contents
 from cfgen.engine.run_folder import (
     COLUMNS,
-    alternative_case,
-    fresh_folder,
-    write_case,
-    write_window,
+    alone,
+    clear,
+    log,
+    read_record,
+    secret_of,
+    write_record,
 )
 from cfgen.engine.settings import Settings
 from cfgen.engine.table import SCHEMA, write_table
 from cfgen.engine.task import Task
-from cfgen.plausibility import LPIPS, Plausibility, false_discovery_rate
-from cfgen.result import Counterfactual, Status
+from cfgen.engine.units import Rows, Units
+from cfgen.engine.where import Processes, Where
+from cfgen.engine.worker import Exporter, Worker
+from cfgen.plausibility import LPIPS
 
 PACKAGES: Sequence[str] = (
     "torch diffusers accelerate lpips stlpips-pytorch kornia numpy scipy".split()
 )
-LPIPS_SIDE = 28
-
-
-Exporter = Callable[[Item, Counterfactual, dict[str, Any], Path], dict[str, Any]]
-
-
-class Loaded(NamedTuple):
-    """An image that could be read, and its rows: one for each of its counterfactuals."""
-
-    item: Item
-    rows: list[dict[str, Any]]
-    picture: Picture
-    mask: Tensor | None
-    trouble: str
 
 
 @dataclass
 class Engine:
-    """Explains a dataset and writes the run folder.
+    """Explains a data set and writes the run folder.
 
     Args:
         checkpoint: The models.
@@ -74,10 +67,6 @@ class Engine:
         """Fit the settings to the models."""
         self.task = Task(self.checkpoint, self.settings)
         self.classifier = self.task.classifier
-        models = self.checkpoint
-        self.plausibility = Plausibility(
-            self.lpips, models.generator, models.calibration, models.reference
-        )
 
     @staticmethod
     def believable(checkpoint: Checkpoint) -> str:
@@ -92,197 +81,231 @@ class Engine:
         load: Callable[[Item], Picture],
         out: Path,
         on_progress: Callable[[int], None] = lambda done: None,
-        record: dict[str, Any] | None = None,
-        export: Exporter = lambda item, cf, row, folder: {},
+        record: Mapping[str, Any] | None = None,
+        export: Callable[[str], Exporter] | None = None,
         load_mask: Callable[[Item], Tensor | None] = lambda item: None,
-    ) -> list[dict[str, Any]]:
+        *,
+        reading: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        where: Where | None = None,
+        stop: Event | None = None,
+    ) -> Rows:
         """Explain every image and write OUT as ``design.md`` describes it, without the page.
+
+        A run that was stopped goes on: what is whole in OUT is not done again.
 
         Args:
             items: What to explain.
             load: Reads an item's image, (C, H, W); raises UnreadableImage.
-            out: Folder to write; a former run in it is replaced.
-            on_progress: Called with the number of images that this process has finished.
+            out: Folder to write.
+            on_progress: Called in the main process with the number of images that are done.
             record: More entries for run.json.
-            export: Called with each item, its counterfactual, its row and its case folder, to
-                write more into that; returns more for the row.
+            export: Makes of the run's secret what is called with each item, its counterfactual,
+                its row and its case folder, to write more into that; returns more for the row.
             load_mask: Reads an item's lesion mask (H, W) of bool, None where it has none; raises
                 UnreadableImage.
+            reading: How items are read and written; a run goes on only with the same.
+            fresh: Start over, whatever run is in ``out``.
+            where: Where the units run; None for this process, or those of the accelerator.
+            stop: Set to end the run after the units in hand.
 
         Returns:
-            One row an image, in the order of the items; with ``diverse`` one more for each other
-            counterfactual of an image that flips. The same list in every process.
+            One row an image that is done, in the order of the items; with ``diverse`` one more for
+            each other counterfactual of an image that flips.
+
+        Raises:
+            ValueError: ``out`` holds something else, a run that was asked something else, or one
+                that is at work.
+            OSError: There is no room left on the disk; a later run goes on.
         """
-        accelerator = self.accelerator
-        if accelerator.is_main_process:
-            fresh_folder(out)
-        accelerator.wait_for_everyone()
-        start = time.perf_counter()
+        units = Units(out, len(items), self.settings.batch_size)
+        where = where or Processes(self.accelerator)
+        asked = self.asked(items, reading or {}, where)
+        start, main = time.perf_counter(), self.accelerator.is_main_process
+        with ExitStack() as held:
+            problem, todo, secret = "", [], ""
+            if main:
+                try:
+                    todo = self.begin(units, items, asked, record or {}, fresh, held)
+                    secret = secret_of(out) if export and todo else ""
+                except ValueError as error:
+                    problem = str(error)
+            problem, todo, secret = broadcast_object_list([problem, todo, secret])
+            if problem:
+                raise ValueError(problem)
+            several = self.settings.diverse > 1
+            worker = Worker(
+                self.checkpoint,
+                self.settings,
+                self.accelerator,
+                self.lpips,
+                load,
+                load_mask,
+                export(secret) if export else lambda item, cf, row, folder: {},
+                frozenset(item.stem.casefold() for item in items) if several else (),
+            )
+            told = units.images - sum(len(units.span(number)) for number in todo)
 
-        mine = self.share(items)
-        done: list[list[dict[str, Any]]] = []
-        taken = {item.stem.casefold() for item in items}
+            def on_unit(number: int) -> None:
+                # Units are begun in order: those before it are in other hands, if not done.
+                behind = bisect_right(todo, number) * units.size
+                on_progress(min(told + behind, units.images))
 
-        def work(batch_size: int) -> None:
-            while len(done) < len(mine):  # goes on where memory ran out
-                items = mine[len(done) :][:batch_size]
-                done.extend(self.batch(items, load, load_mask, out, export, taken))
-                on_progress(len(done))
+            on_progress(told)
+            try:
+                where.run(worker, items, units, todo, stop or Event(), on_unit)
+            finally:
+                if main and todo:
+                    self.write(units, time.perf_counter() - start)
+            self.accelerator.wait_for_everyone()
+        return Rows(out)
 
-        retry: Any = find_executable_batch_size(work, starting_batch_size=self.settings.batch_size)
-        retry()
-        rows = [row for told in gather_object(done) for row in told]
-        judged = [row for row in rows if row["plausibility"] != ""]
-        rates = false_discovery_rate([row["plausibility"] for row in judged])
-        for row, q in zip(judged, rates, strict=True):
-            row["plausibility_q"] = q
-        if accelerator.is_main_process:
-            write_table(out / "results.csv", COLUMNS, rows)
-            seconds = time.perf_counter() - start
-            summary = self.record(rows, seconds) | (record or {})
-            (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
-        accelerator.wait_for_everyone()
-        return rows
+    def asked(
+        self, items: Sequence[Item], reading: Mapping[str, Any], where: Where
+    ) -> dict[str, Any]:
+        """All that must be the same for a run to go on."""
+        hashes = json.dumps(self.checkpoint.hashes, sort_keys=True)
+        told = {
+            "images": {"number": len(items), "listing": contents.listing(items)},
+            "settings": asdict(self.settings),
+            "reading": reading,
+            "checkpoint": hashlib.sha256(hashes.encode()).hexdigest(),
+            "lpips": self.lpips.hash,
+            "device": where.device,
+            "precision": self.accelerator.mixed_precision,
+            "cfgen": __version__,
+            "torch": version("torch"),
+        }
+        return json.loads(json.dumps(told))  # as run.json gives it back
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """The items of this process, the most in the first.
+    def place(self, out: str | None, asked: Mapping[str, Any], fresh: bool = False) -> Path:
+        """The run folder that is asked for, or else "out" or the first of "out-2", ... that fits.
 
-        These are whole batches: the last bits of a model depend on the batch, and so rows must not
-        depend on the number of processes.
+        Args:
+            out: What the user asked for.
+            asked: What :meth:`asked` says.
+            fresh: Whether a run in it is to be started over.
         """
-        size, processes = self.settings.batch_size, self.accelerator.num_processes
-        batches, rank = -(-len(items) // size), self.accelerator.process_index
-        first, last = (-(-batches * k // processes) * size for k in (rank, rank + 1))
-        return list(items)[first:last]
+        if out is not None or fresh:
+            return Path(out or "out")
+        free = None
+        if self.accelerator.is_main_process:
+            names = (f"out-{number}" if number > 1 else "out" for number in count(1))
+            free = next(name for name in names if _fits(Path(name), asked))
+        (free,) = broadcast_object_list([free])
+        return Path(free or "out")
 
-    def batch(
+    def begin(
         self,
+        units: Units,
         items: Sequence[Item],
-        load: Callable[[Item], Picture],
-        load_mask: Callable[[Item], Tensor | None],
-        out: Path,
-        export: Exporter,
-        taken: Collection[str] = (),
-    ) -> list[list[dict[str, Any]]]:
-        """Explain some images and write their case folders; returns the rows of each."""
-        start = time.perf_counter()
-        told: list[list[dict[str, Any]]] = []
-        readable: list[Loaded] = []
-        for item in items:
-            row = self.row(item)
-            told.append([row])
-            try:
-                picture = load(item)
-            except UnreadableImage as error:
-                row |= {"status": Status.UNREADABLE.name, "message": str(error)}
-                continue
-            mask, trouble = None, ""
-            try:
-                mask = load_mask(item)
-            except UnreadableImage as error:
-                trouble = f"The mask could not be read: {error}."
-            if self.settings.region is not None and (mask is None or not bool(mask.any())):
-                state = "empty" if mask is not None else "unreadable" if trouble else "missing"
-                trouble = f"{trouble} With --region nothing may change: the mask is {state}."
-            readable.append(Loaded(item, told[-1], picture, mask, trouble.strip()))
-        if not readable:
-            return told
-        x = torch.stack([one.picture.x for one in readable]).to(self.accelerator.device)
-        found = self.explain(x, [one.mask for one in readable])
-        for number, cf in enumerate(found, 1):
-            for i, values in enumerate(self.measure(cf)):
-                item, rows, picture, mask, trouble = readable[i]
-                if number > 1:
-                    if not bool(found[0].flipped[i]):
-                        continue
-                    rows.append(self.row(item, number, taken))
-                row, single = rows[-1], cf[i]
-                row |= values
-                folder = out / "cases" / row["case"]
-                write_case(single, folder, self.settings.sweep, mask)
-                if picture.window is not None:
-                    write_window(picture.window, folder)
-                more = export(item, single, row, folder)
-                said = (row["message"], trouble, more.get("message", ""))
-                row |= more | {"message": " ".join(filter(None, said))}
-        written = [row for one in readable for row in one.rows]
-        for row in written:
-            row["seconds"] = (time.perf_counter() - start) / len(written)
-        return told
+        asked: dict[str, Any],
+        record: Mapping[str, Any],
+        fresh: bool,
+        held: ExitStack,
+    ) -> list[int]:
+        """Make the run folder ready; returns the units that are to be done.
 
-    def row(self, item: Item, number: int = 1, taken: Collection[str] = ()) -> dict[str, Any]:
-        """The row of an item's ``number``-th counterfactual, before anything is known."""
-        case = item.stem if number == 1 else alternative_case(item.stem, number, taken)
-        return dict.fromkeys(COLUMNS, "") | {
-            "case": case,
-            "file": item.file,
-            "label": item.label or "",
-            "direction": self.settings.direction,
-            "seed": self.settings.seed,
-            "alternative": number,
-            "schema": SCHEMA,
-        }
+        Raises:
+            ValueError: The folder holds something else, another run, or one that is at work.
+        """
+        out = units.out
+        former = read_record(out)
+        held.enter_context(alone(out))
+        if fresh or former is None:
+            clear(out)
+        elif differs := difference(former.get("asked"), asked):
+            raise ValueError(
+                f"expected to go on with the run in '{out}', got {differs}; --fresh starts over"
+            )
+        (out / "cases").mkdir(exist_ok=True)
+        units.clear()
+        done = units.done()
+        for number in done:
+            rows = (row for row in Rows(out).unit(number) if row["alternative"] == 1)
+            for i, row in zip(units.span(number), rows, strict=True):
+                same = contents.stamp(items[i]) == row["_stamp"]
+                if not same and contents.content(items[i]) != row["_sha256"]:
+                    raise ValueError(
+                        f"expected to go on with the run in '{out}', got another image "
+                        f"'{items[i].file}' now; --fresh starts over"
+                    )
+        todo = sorted(set(range(len(units))) - set(done))
+        if todo:
+            former = {} if fresh or former is None else former
+            seconds = former.get("seconds", 0.0)
+            write_record(out, self.record(asked, seconds) | dict(record) | {"images": units.images})
+            log(out, "start", images=units.images, units=len(units), todo=len(todo))
+        return todo
 
-    def explain(self, x: Tensor, masks: Sequence[Tensor | None]) -> list[Counterfactual]:
-        """Counterfactuals of images (B, C, H, W) with the chosen settings, ``diverse`` of each."""
-        problem = self.task.problem(x, masks, lambda: self.accelerator.autocast())
-        return diverse(problem, self.task.directions, self.settings.diverse)
-
-    @torch.no_grad()
-    def measure(self, cf: Counterfactual) -> list[dict[str, Any]]:
-        """The columns of results.csv that describe each counterfactual."""
-        names = self.classifier.classes
-        source = cf.logits_before.argmax(1)
-        columns: dict[str, list[Any]] = {
-            "source": [names[i] for i in source.tolist()],
-            "target": [names[i] for i in cf.target.tolist()],
-            "status": [s.name for s in cf.status],
-            "message": ["" if s is Status.FLIPPED else s.value for s in cf.status],
-            "lam": cf.lam.tolist(),
-            "lam_lower": cf.lam_lower.tolist(),
-            "latent_l2": (cf.lam * cf.alpha.flatten(1).norm(dim=1)).tolist(),
-            "prob_before": cf.prob_before.tolist(),
-            "prob_after": cf.prob_after.tolist(),
-            "l1": metrics.l1(cf.x, cf.x_cf).tolist(),
-            "ssim": metrics.ssim(cf.x, cf.x_cf).tolist(),
-            "forward": cf.passes.forward.tolist(),
-            "backward": cf.passes.backward.tolist(),
-            "evals": (cf.passes.forward + cf.passes.backward).tolist(),
-        }
-        if min(cf.x.shape[-2:]) >= LPIPS_SIDE and cf.x.shape[1] in (1, 3):
-            columns["lpips"] = self.lpips(cf.x, cf.x_cf).tolist()
-            columns["plausibility"] = self.plausibility(cf.x_cf, columns["target"]).tolist()
-        oracle = self.checkpoint.oracle
-        if oracle is not None and oracle.classes == names:
-            column = cf.target[:, None]
-            for when, x in (("before", cf.x), ("after", cf.x_cf)):
-                p = oracle(x).softmax(1)
-                columns[f"oracle_{when}"] = p.gather(1, column)[:, 0].tolist()
-            columns["oracle_agrees"] = [int(a) for a in (p.argmax(1) == cf.target).tolist()]
-        rows = [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
-        for row, moved in zip(rows, cf.moved.tolist(), strict=True):
-            if not moved:  # distances and judgements of an image that was not made say nothing
-                row |= dict.fromkeys(
-                    ("latent_l2", "prob_after", "lpips", "l1", "ssim", "plausibility")
-                    + ("oracle_after", "oracle_agrees"),
-                    float("nan"),
-                )
-        return rows
-
-    def record(self, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-        """What run.json says: settings, software, weights, outcome."""
+    def record(self, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """What run.json says from the beginning: settings, software, weights."""
         return {
+            "schema": SCHEMA,
+            "finished": False,
             "settings": asdict(self.settings),
             "checkpoint": {"name": self.checkpoint.name, "sha256": self.checkpoint.hashes},
             "lpips": {"trunk": self.lpips.trunk, "sha256": self.lpips.hash},
-            "device": self.accelerator.device.type,
+            "device": asked["device"],
             "precision": self.accelerator.mixed_precision,
             "processes": self.accelerator.num_processes,
             "versions": {"cfgen": __version__, "python": platform.python_version()}
             | {p: version(p) for p in PACKAGES},
-            "statuses": dict(Counter(row["status"] for row in rows)),
-            "seconds": round(seconds, 3),
+            "asked": asked,
+            "seconds": seconds,
         }
+
+    def write(self, units: Units, seconds: float) -> None:
+        """Write the table of the units that are there, and what became of the images."""
+        out = units.out
+        statuses = write_results(out)
+        done = units.done()
+        record = read_record(out) or {}
+        record |= {
+            "finished": len(done) == len(units),
+            "done": sum(len(units.span(number)) for number in done),
+            "statuses": statuses,
+            "seconds": round(record["seconds"] + seconds, 3),
+        }
+        write_record(out, record)
+        if record["finished"]:
+            (out / "secret").unlink(missing_ok=True)
+        log(out, "finished" if record["finished"] else "stopped", done=record["done"])
+
+
+def write_results(out: Path) -> dict[str, int]:
+    """Write results.csv from the units that are there; returns how often each status came."""
+    statuses: Counter[str] = Counter()
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for row in Rows(out):
+            statuses[row["status"]] += 1
+            yield row
+
+    write_table(out / "results.csv", COLUMNS, counted())
+    return dict(statuses)
+
+
+def difference(former: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> str:
+    """The first thing that a former run was asked otherwise, in words; "" where there is none."""
+    if former is None:
+        return "a run of another version of cfgen there"
+    for name in (*asked, *(n for n in former if n not in asked)):
+        there, now = former.get(name), asked.get(name)
+        if there == now:
+            continue
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            return difference(there, now)
+        if name in ("listing", "checkpoint", "lpips"):
+            return "other images now" if name == "listing" else f"other weights of the {name} now"
+        return f"{name} {there} there and {now} now"
+    return ""
+
+
+def _fits(out: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether a run that is asked so can begin or go on in a folder."""
+    try:
+        former = read_record(out)
+    except ValueError:  # something else is there
+        return False
+    return former is None or not difference(former.get("asked"), asked)

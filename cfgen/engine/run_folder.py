@@ -1,12 +1,18 @@
-"""What a run leaves behind: case folders and results.csv."""
+"""What a run leaves behind: case folders, the table, and a record of what was done with what."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import secrets
 import shutil
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -16,11 +22,14 @@ from cfgen.data.window import Window
 from cfgen.data.written import marked, to_image
 from cfgen.result import Counterfactual
 
-COLUMNS: Sequence[str] = (
+COLUMNS = (
     "case file label source target status message lam lam_lower latent_l2 prob_before prob_after "
     "oracle_before oracle_after oracle_agrees lpips l1 ssim plausibility plausibility_q evals "
-    "forward backward seconds direction seed alternative dicom_flips dicom_lam schema"
+    "forward backward seconds direction seed alternative dicom_flips dicom_lam batch schema"
 ).split()
+
+FOLDERS = ("cases", "units", "page")
+FILES = ("index.html", "results.csv", "results.parquet", "run.json", "events.jsonl", "secret")
 
 
 def alternative_case(stem: str, number: int, taken: Collection[str]) -> str:
@@ -37,25 +46,12 @@ def alternative_case(stem: str, number: int, taken: Collection[str]) -> str:
     return name
 
 
-def fresh_folder(out: Path) -> None:
-    """Make an empty run folder; replaces a former run and nothing else.
-
-    Raises:
-        ValueError: The folder holds something that is not a run.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a folder for the output, got the file '{out}'")
-    if out.exists() and any(out.iterdir()) and not (out / "run.json").is_file():
-        raise ValueError(f"expected an empty folder or a former run for the output, got '{out}'")
-    shutil.rmtree(out / "cases", ignore_errors=True)
-    for name in ("index.html", "results.csv"):
-        (out / name).unlink(missing_ok=True)
-    (out / "cases").mkdir(parents=True)
-    (out / "run.json").write_text("{}\n")  # so that an interrupted run is known as one
-
-
 def write_case(
-    cf: Counterfactual, folder: Path, sweep: int = 0, mask: Tensor | None = None
+    cf: Counterfactual,
+    folder: Path,
+    sweep: int = 0,
+    mask: Tensor | None = None,
+    arrays: bool = True,
 ) -> None:
     """Write the pictures, the arrays and the sweep of one counterfactual.
 
@@ -64,6 +60,7 @@ def write_case(
         folder: The case folder.
         sweep: Images along lambda, 0 for none; written where the answer flipped.
         mask: Lesion mask (H, W) of bool on the grid of the image.
+        arrays: Whether case.npz is written.
     """
     folder.mkdir(parents=True, exist_ok=True)  # made already where memory ran out
     info = marked()
@@ -73,7 +70,8 @@ def write_case(
     Image.fromarray(overlay.permute(1, 2, 0).numpy()).save(folder / "difference.png", pnginfo=info)
     if mask is not None:
         to_image(mask[None].float()).save(folder / "mask.png")
-    cf.save(folder / "case.npz")
+    if arrays:
+        cf.save(folder / "case.npz")
     if not sweep or not bool(cf.flipped):
         return
     steps, images, probabilities, met = cf.walk(sweep)
@@ -92,3 +90,81 @@ def write_case(
 def write_window(window: Window, folder: Path) -> None:
     """Write window.json: the values that 0 and 1 of a case's pictures stand for."""
     (folder / "window.json").write_text(json.dumps(asdict(window)) + "\n")
+
+
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json as a whole or not at all."""
+    part = out / "run.json.part"
+    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    part.replace(out / "run.json")
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """What run.json says; None where there is no run.
+
+    Raises:
+        ValueError: The folder holds something that is not a run.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a folder for the output, got the file '{out}'")
+    if not out.is_dir() or not any(name.name != ".lock" for name in out.iterdir()):
+        return None
+    try:
+        return json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"expected an empty folder or a former run for the output, got '{out}'"
+        ) from error
+
+
+def clear(out: Path) -> None:
+    """Remove a run, and nothing else that lies in its folder."""
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of a run folder; the lock ends with the process, however that ends.
+
+    Raises:
+        ValueError: Another run is at work there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / ".lock"
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise ValueError(f"expected no other run at work in '{out}', got one") from error
+        # The run before may have removed the file between the two lines above.
+        if path.exists() and os.stat(path).st_ino == os.fstat(file).st_ino:
+            break
+        os.close(file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def secret_of(out: Path) -> str:
+    """From what new identifiers are made: kept until the run is whole, for its owner alone."""
+    path, part = out / "secret", out / "secret.part"
+    if not path.exists():
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(16))
+        part.replace(path)
+    return path.read_text()
+
+
+def log(out: Path, event: str, **told: Any) -> None:
+    """Add an event to events.jsonl, one line of JSON, for those who watch many runs."""
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **told})
+    with (out / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cfgen.directions import DIRECTIONS
 from cfgen.engine.constraints import REGIONS
 
+KEPT = ("rows", "pictures", "all")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,6 +26,8 @@ class Settings:
         region: Where images may change by their masks, "lesion" or "outside"; None for everywhere.
         region_margin: Pixels by which the masks are made larger.
         hold: Findings of a multi-label classifier that must not move.
+        keep: What stays of each case: "rows" for its row only, "pictures" for the pictures too,
+            "all" for arrays and sweep as well.
     """
 
     target: str | None = None
@@ -37,6 +41,7 @@ class Settings:
     region: str | None = None
     region_margin: int = 0
     hold: tuple[str, ...] = ()
+    keep: str = "all"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -62,3 +67,5 @@ class Settings:
             raise ValueError(f"expected a region margin of 0 or more, got {self.region_margin}")
         if self.region_margin and self.region is None:
             raise ValueError("expected a region for the region margin, got none")
+        if self.keep not in KEPT:
+            raise ValueError(f"expected to keep {', '.join(KEPT)}, got '{self.keep}'")

@@ -1,0 +1,60 @@
+"""What stands in the files of images: a run goes on only with those it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from cfgen.data import Item
+
+Stamp = list[int]
+
+
+def listing(items: Iterable[Item]) -> str:
+    """A digest of which images there are, in which order, with what labels.csv says of them."""
+    digest = hashlib.sha256()
+    for item in items:
+        mask = item.mask.name if item.mask else None
+        told = (item.path.name, item.file, item.stem, item.label, mask, item.patient, item.split)
+        line = json.dumps([*told, item.kind, item.index, item.axis])
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def stamp(item: Item) -> list[Stamp]:
+    """Size and times of an item's files: where they are the same, so is the content."""
+    return [_stamp(path) for path in _files(item)]
+
+
+def content(item: Item) -> list[str]:
+    """SHA-256 of an item's files, "" for one that cannot be read."""
+    return [_content(path, tuple(_stamp(path))) for path in _files(item)]
+
+
+def _files(item: Item) -> list[Path]:
+    return [item.path] if item.mask is None else [item.path, item.mask]
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        told = path.stat()
+    except (OSError, ValueError):
+        return []
+    return [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+
+
+@lru_cache(maxsize=256)  # the slices of a volume are in one file
+def _content(path: Path, stamp: tuple[int, ...]) -> str:
+    if not stamp:
+        return ""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
