@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import cfgen
-from cfgen import Counterfactual, Flip, Problem, checkpoints, load_checkpoint
+from cfgen import DIRECTIONS, Counterfactual, Flip, Problem, checkpoints, load_checkpoint
 from cfgen.cli import main, parser
 from cfgen.cli.explain import table
 from cfgen.data import read_image
@@ -434,8 +434,7 @@ WRONG = [
     ("--images {empty}/no", "expected a folder of images at '{empty}/no', got no such folder"),
     (
         "--direction up",
-        "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
-        "guided, got 'up'",
+        f"expected a direction of {', '.join(DIRECTIONS)}, got 'up'",
     ),
     ("--labels {labels}", NEEDS_IMAGES),
     ("--split test", NEEDS_IMAGES),

@@ -3,9 +3,11 @@ import torch
 from torch import Tensor
 
 from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalNorm, Problem, Status
+from cfgen.cli import parser
 from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
 from cfgen.directions.minimal_norm import NEAR, WIDE, look, mix
+from cfgen.engine import Settings
 from cfgen.explain import explain
 from cfgen.generators import Identity
 from tests import cases
@@ -26,6 +28,14 @@ FLAT = (0.5, 0.5, 0.45, 0.45, 0.35, 0.35, 0.25, 0.25)
 def test_every_direction_has_its_row():
     rows = {type(d) for d in cases.DIRECTIONS}
     assert rows | {DIRECTIONS[name] for name in PRIOR_GUIDED} == set(DIRECTIONS.values())
+
+
+def test_the_program_offers_every_direction_by_its_name(monkeypatch):
+    monkeypatch.setitem(DIRECTIONS, "sideways", Gradient)
+    assert "minimal_norm, translation, guided, sideways (" in " ".join(
+        parser()[1]["explain"].format_help().split()
+    )
+    assert Settings(direction="sideways").direction == "sideways"
 
 
 @each_direction

@@ -9,7 +9,7 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-from cfgen import Classifier, load_checkpoint, metrics
+from cfgen import DIRECTIONS, Classifier, load_checkpoint, metrics
 from cfgen.data import ImageFolder, Picture, UnreadableImage, read_image, read_picture
 from cfgen.data.written import to_image
 from cfgen.engine import Engine, Settings
@@ -70,8 +70,7 @@ def assert_alike(rows, expected):
     [
         (
             {"direction": "up"},
-            "expected a direction of gradient, natural_gradient, minimal_norm, translation, "
-            "guided, got 'up'",
+            f"expected a direction of {', '.join(DIRECTIONS)}, got 'up'",
         ),
         ({"confidence": 1.5}, "expected a confidence between 0 and 1, got 1.5"),
         ({"confidence": 0.0}, "expected a confidence between 0 and 1, got 0.0"),

@@ -12,6 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from cfgen.cli.options import Usage, add_images, add_medical, add_where, program, usage
+from cfgen.directions import DIRECTIONS, PRIOR_GUIDED
 
 if TYPE_CHECKING:
     from cfgen.engine import Engine
@@ -76,9 +77,9 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     how.add_argument(
         "--direction",
         metavar="NAME",
-        help="gradient, natural_gradient, minimal_norm (the smallest step), translation or guided "
-        "(believable ones, by the prior); default: guided where the checkpoint has a prior, else "
-        "minimal_norm",
+        help=f"{', '.join(DIRECTIONS)} (minimal_norm is the smallest step, "
+        f"{' and '.join(PRIOR_GUIDED)} are believable ones, by the prior); default: guided where "
+        "the checkpoint has a prior, else minimal_norm",
     )
     how.add_argument(
         "--diverse",
