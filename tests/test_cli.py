@@ -22,7 +22,7 @@ from PIL import Image
 import cfgen
 from cfgen import DIRECTIONS, Counterfactual, Flip, Problem, checkpoints, load_checkpoint
 from cfgen.cli import main, parser
-from cfgen.cli.explain import table
+from cfgen.cli.terminal import table
 from cfgen.data import read_image
 from cfgen.engine import where
 from cfgen.engine.where import accelerator_of

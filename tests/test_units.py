@@ -7,6 +7,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,9 @@ from accelerate import Accelerator
 from cfgen import load_checkpoint
 from cfgen.data import ImageFolder, UnreadableImage, read_picture
 from cfgen.engine import Engine, Settings, units, worker
-from cfgen.engine.run import difference
+from cfgen.engine import run as engine_run
+from cfgen.engine import table as results
+from cfgen.engine.same import difference
 from cfgen.engine.units import Rows, Units
 from cfgen.engine.worker import Worker, no_room
 from cfgen.plausibility import LPIPS
@@ -501,6 +505,60 @@ def test_the_secret_is_kept_for_its_owner_until_the_run_is_whole(make, items, tm
     assert not (out / "secret").exists()
     engine.run(items, load, out, export=export, fresh=True)
     assert secrets[2] != secrets[0]
+
+
+@pytest.mark.parametrize("most", [4, 5])
+def test_more_rows_than_a_spreadsheet_opens_are_parquet_too(
+    most, make, items, tmp_path, monkeypatch
+):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out"
+    monkeypatch.setattr(engine_run, "SPREADSHEET", most)
+    monkeypatch.setattr(results, "GROUP", 2)
+    odd = [replace(items[0], label="=1+1"), *items[1:]]
+
+    def broken(item):
+        return load(item) if item is not items[2] else 1 / 0
+
+    rows = list(make(sweep=0).run(odd, broken, out))
+    assert (out / "results.parquet").is_file() == (most == 4)
+    if most == 4:
+        told = parquet.read_table(out / "results.parquet").to_pylist()
+        for row, values in zip(rows, told, strict=True):
+            none = {k: None if v == "" or v != v else v for k, v in row.items()}
+            assert values == pytest.approx(none)
+        assert told[0]["label"] == "=1+1" and told[2]["lam"] is None
+        assert isinstance(told[0]["evals"], int)
+
+
+def test_without_pyarrow_an_event_says_what_is_missing(make, items, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_run, "SPREADSHEET", 0)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    make(sweep=0).run(items[:1], load, tmp_path / "out")
+    events = (tmp_path / "out" / "events.jsonl").read_text()
+    assert "results.parquet needs pip install 'cfgen[parquet]'" in events
+    assert not (tmp_path / "out" / "results.parquet").exists()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk"
+)
+def test_a_small_disk_that_fills_up(make, items, whole, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk])
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        with pytest.raises(OSError) as error:
+            make().run(items, load, disk / "out")
+        assert no_room(error.value)
+        assert len(Units(disk / "out", len(items), 2).done()) < 3
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        make().run(items, load, disk / "out")
+        assert everything(disk / "out") == whole
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_events_tell_of_units_as_they_are_done(make, items, tmp_path):

@@ -24,7 +24,7 @@ from torch import Tensor
 from cfgen._version import __version__
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture
-from cfgen.engine import contents
+from cfgen.engine import same
 from cfgen.engine.run_folder import (
     COLUMNS,
     alone,
@@ -35,7 +35,7 @@ from cfgen.engine.run_folder import (
     write_record,
 )
 from cfgen.engine.settings import Settings
-from cfgen.engine.table import SCHEMA, write_table
+from cfgen.engine.table import SCHEMA, SPREADSHEET, write_parquet, write_table
 from cfgen.engine.task import Task
 from cfgen.engine.units import Rows, Units
 from cfgen.engine.where import Processes, Where
@@ -146,10 +146,13 @@ class Engine:
             )
             told = units.images - sum(len(units.span(number)) for number in todo)
 
+            mine = []
+
             def on_unit(number: int) -> None:
+                mine.append(number)
                 # Units are begun in order: those before it are in other hands, if not done.
-                behind = bisect_right(todo, number) * units.size
-                on_progress(min(told + behind, units.images))
+                done = max(len(mine), bisect_right(todo, number))
+                on_progress(min(told + done * units.size, units.images))
 
             on_progress(told)
             try:
@@ -166,7 +169,7 @@ class Engine:
         """All that must be the same for a run to go on."""
         hashes = json.dumps(self.checkpoint.hashes, sort_keys=True)
         told = {
-            "images": {"number": len(items), "listing": contents.listing(items)},
+            "images": {"number": len(items), "listing": same.listing(items)},
             "settings": asdict(self.settings),
             "reading": reading,
             "checkpoint": hashlib.sha256(hashes.encode()).hexdigest(),
@@ -214,7 +217,7 @@ class Engine:
         held.enter_context(alone(out))
         if fresh or former is None:
             clear(out)
-        elif differs := difference(former.get("asked"), asked):
+        elif differs := same.difference(former.get("asked"), asked):
             raise ValueError(
                 f"expected to go on with the run in '{out}', got {differs}; --fresh starts over"
             )
@@ -224,8 +227,8 @@ class Engine:
         for number in done:
             rows = (row for row in Rows(out).unit(number) if row["alternative"] == 1)
             for i, row in zip(units.span(number), rows, strict=True):
-                same = contents.stamp(items[i]) == row["_stamp"]
-                if not same and contents.content(items[i]) != row["_sha256"]:
+                known = same.stamp(items[i]) == row["_stamp"]
+                if not known and same.content(items[i]) != row["_sha256"]:
                     raise ValueError(
                         f"expected to go on with the run in '{out}', got another image "
                         f"'{items[i].file}' now; --fresh starts over"
@@ -274,7 +277,10 @@ class Engine:
 
 
 def write_results(out: Path) -> dict[str, int]:
-    """Write results.csv from the units that are there; returns how often each status came."""
+    """Write results.csv from the units that are there; returns how often each status came.
+
+    Where it has more rows than a spreadsheet opens, results.parquet has them, too.
+    """
     statuses: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
@@ -283,23 +289,12 @@ def write_results(out: Path) -> dict[str, int]:
             yield row
 
     write_table(out / "results.csv", COLUMNS, counted())
+    if statuses.total() > SPREADSHEET:
+        try:
+            write_parquet(out / "results.parquet", COLUMNS, Rows(out))
+        except ModuleNotFoundError:
+            log(out, "results.parquet needs pip install 'cfgen[parquet]'")
     return dict(statuses)
-
-
-def difference(former: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> str:
-    """The first thing that a former run was asked otherwise, in words; "" where there is none."""
-    if former is None:
-        return "a run of another version of cfgen there"
-    for name in (*asked, *(n for n in former if n not in asked)):
-        there, now = former.get(name), asked.get(name)
-        if there == now:
-            continue
-        if isinstance(there, Mapping) and isinstance(now, Mapping):
-            return difference(there, now)
-        if name in ("listing", "checkpoint", "lpips"):
-            return "other images now" if name == "listing" else f"other weights of the {name} now"
-        return f"{name} {there} there and {now} now"
-    return ""
 
 
 def _fits(out: Path, asked: Mapping[str, Any]) -> bool:
@@ -308,4 +303,4 @@ def _fits(out: Path, asked: Mapping[str, Any]) -> bool:
         former = read_record(out)
     except ValueError:  # something else is there
         return False
-    return former is None or not difference(former.get("asked"), asked)
+    return former is None or not same.difference(former.get("asked"), asked)

@@ -6,10 +6,18 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 2  # of results.csv and run.json; 1 has no column schema, and its text as it is
+
+SPREADSHEET = 1_048_575
+"""Rows that a spreadsheet opens, below the names of the columns."""
+
+GROUP = 8192  # rows of a Parquet file that are in memory at once
+TEXTS = "case file label source target status message direction".split()
+COUNTS = "oracle_agrees evals forward backward seed alternative dicom_flips batch schema".split()
 
 # What a spreadsheet takes for the start of a formula, the wide forms of East Asia too.
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -73,3 +81,40 @@ def _cell(value: Any) -> Any:
 def _text(cell: str) -> str:
     """The text of a cell, without the mark."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the same table as Parquet, whole or not at all, some thousand rows at a time.
+
+    Args:
+        path: The file.
+        columns: Names of the columns.
+        rows: Values of the columns; "" and nan are null.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {name: pyarrow.string() for name in TEXTS} | {name: pyarrow.int64() for name in COUNTS}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in columns])
+    part = path.with_name(f".{path.name}.part")
+    left = iter(rows)
+    try:
+        with pyarrow.parquet.ParquetWriter(part, schema) as writer:
+            while some := list(islice(left, GROUP)):
+                told = [{name: _value(row[name]) for name in columns} for row in some]
+                writer.write_table(pyarrow.Table.from_pylist(told, schema))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _value(value: Any) -> Any:
+    """A value as Parquet has it: what there is none of is null, and text is UTF-8."""
+    if value == "" or value != value:
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

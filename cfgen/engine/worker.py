@@ -20,7 +20,7 @@ from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture, UnreadableImage
 from cfgen.diverse import diverse
-from cfgen.engine import contents
+from cfgen.engine import same
 from cfgen.engine.run_folder import COLUMNS, alternative_case, write_case, write_window
 from cfgen.engine.settings import Settings
 from cfgen.engine.table import SCHEMA
@@ -98,7 +98,7 @@ class Worker:
         return loaded
 
     def _read(self, item: Item) -> Loaded:
-        row = self.row(item) | {"_stamp": contents.stamp(item), "_sha256": contents.content(item)}
+        row = self.row(item) | {"_stamp": same.stamp(item), "_sha256": same.content(item)}
         loaded = Loaded(item, row)
         try:
             loaded.picture = self.load(item)

@@ -1,16 +1,33 @@
-"""What stands in the files of images: a run goes on only with those it began with."""
+"""What must be the same for a run to go on: what was asked, and the images it began with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cfgen.data import Item
 
 Stamp = list[int]
+
+
+def difference(former: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> str:
+    """The first thing that a former run was asked otherwise, in words; "" where there is none."""
+    if former is None:
+        return "a run of another version of cfgen there"
+    for name in (*asked, *(n for n in former if n not in asked)):
+        there, now = former.get(name), asked.get(name)
+        if there == now:
+            continue
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            return difference(there, now)
+        if name in ("listing", "checkpoint", "lpips"):
+            return "other images now" if name == "listing" else f"other weights of the {name} now"
+        return f"{name} {there} there and {now} now"
+    return ""
 
 
 def listing(items: Iterable[Item]) -> str:
