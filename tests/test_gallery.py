@@ -1,7 +1,6 @@
 """The page of a run: complete, escaped, offline; and the picture of the difference."""
 
 import base64
-import csv
 import io
 import json
 import math
@@ -32,14 +31,15 @@ class Page(HTMLParser):
         super().__init__()
         self.run = path.parent
         self.source = path.read_text(encoding="utf-8")
-        self.tags, self.texts, self.cards, self.scripts, self.inside = [], [], [], {}, None
+        self.tags, self.texts, self.cards, self.parts, self.inside = [], [], [], {}, None
         self.feed(self.source)
+        self.index = self.part("page/index.js")
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append((tag, attrs))
         self.inside = attrs if tag in ("script", "style") else None
-        if tag == "li" and attrs.get("class") == "card":
+        if attrs.get("class") == "card":
             self.cards.append("")
 
     def handle_endtag(self, tag):
@@ -47,8 +47,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.inside is not None:
-            if "data-case" in self.inside:
-                self.scripts[int(self.inside["data-case"] or "")] = json.loads(data)
+            if "data-part" in self.inside:
+                address = self.inside["data-part"] or ""
+                self.parts[address] = self.parts.get(address, "") + data
             elif self.inside.get("id") == "facts":
                 self.facts = json.loads(data)
             return
@@ -63,14 +64,22 @@ class Page(HTMLParser):
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
 
+    def part(self, address):
+        """What the page is brought when it needs it."""
+        if address in self.parts:
+            return json.loads(self.parts[address])
+        text = (self.run / address).read_text(encoding="utf-8")
+        assert text.startswith("cfgen.give(") and text.endswith(")\n")
+        return json.loads(text.removeprefix("cfgen.give(").removesuffix(")\n"))
+
+    @property
+    def opens(self):
+        """Indices of the cases that can be opened."""
+        return [i for i, keys in enumerate(self.index) if keys[-1]]
+
     def case(self, i):
         """What the case view is told."""
-        told = self.scripts[i]
-        if isinstance(told, str):
-            text = (self.run / unquote(told)).read_text(encoding="utf-8")
-            assert text.startswith("cfgen.give(") and text.endswith(")\n")
-            told = json.loads(text.removeprefix("cfgen.give(").removesuffix(")\n"))
-        return told
+        return self.part(f"cases/{self.index[i][1]}/case.js")
 
 
 def opened(data_url):
@@ -108,7 +117,7 @@ def test_every_case_status_and_reason_is_shown(full):
         if r["status"] != "FLIPPED":
             assert words.text in card
         if r["status"] in NOTHING:
-            assert r["message"] in card and i not in page.scripts
+            assert r["message"] in card and i not in page.opens
             assert "asked for: “" not in card
         else:
             told = page.case(i)
@@ -124,10 +133,10 @@ def test_every_link_is_relative_and_exists(full, tmp_path):
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     links = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
     found = 0
-    for link in [*links, *page.scripts.values()]:
+    for link in links:
         parts = urlsplit(link)
         if link.startswith("#case-"):
-            assert int(link.removeprefix("#case-")) in page.scripts
+            assert page.case(int(link.removeprefix("#case-")))
         elif link.startswith("#"):
             assert link == "#" or link[1:] in ids
         elif link != "data:,":
@@ -135,7 +144,7 @@ def test_every_link_is_relative_and_exists(full, tmp_path):
             assert not link.startswith("/")
             assert (tmp_path / "run" / unquote(link)).is_file()
             found += 1
-    assert found == 14  # a thumbnail and a script for each of six cases, two files of the run
+    assert found == 8  # a thumbnail of each of six cases, two files of the run
     assert not re.search(
         r"https?:|\burl\(|@import|\bfetch\(|XMLHttp|WebSocket|sendBeacon", page.source
     )
@@ -415,8 +424,7 @@ def test_one_file_holds_everything(tmp_path):
     run = write_run(tmp_path / "run", rows, sweep=True)
     page = Page(write_gallery(run, single_file=True))
     assert [opened(a["src"]).height for a in page.all("img")] == [TILE, TILE]
-    assert len(page.case(0)["frames"]) == 4 and isinstance(page.scripts[0], dict)
-    assert page.facts["single"] is True
+    assert len(page.case(0)["frames"]) == 4 and "cases/c/case.js" in page.parts
     assert 'href="results.csv"' not in page.source
     assert not [*run.rglob("case.js"), *run.rglob("thumb.webp")]
 
@@ -424,21 +432,21 @@ def test_one_file_holds_everything(tmp_path):
 def test_the_table_is_in_the_page(full):
     rows, page = full
     with open(page.run / "results.csv", encoding="utf-8", newline="") as stream:
-        columns, *cells = csv.reader(stream)
-    assert (page.facts["columns"], page.facts["rows"]) == (columns, cells)
-    assert len(cells) == len(rows)
+        head, *lines = stream
+    assert (page.facts["head"], page.part("page/rows-0001.js")["lines"]) == (head, lines)
+    assert len(lines) == len(rows)
 
 
 def test_names_are_escaped(tmp_path):
     nasty = dict.fromkeys(("file", "label", "source", "target", "message"), NASTY)
     rows = [row(0, Status.FLIPPED, **nasty), row(1, Status.UNREADABLE, **nasty)]
     page = Page(write_gallery(write_run(tmp_path / "run", rows, sweep=True, checkpoint=NASTY)))
-    assert len(page.all("script")) == 3  # the table, one case, the program
+    assert len(page.all("script")) == 4  # facts, keys, the table, the program
     assert "<script>alert" not in page.source
     for card in page.cards:
         assert card.count(NASTY) >= 2  # name and target or message, whole
     assert page.case(0)["wanted"] == f"“{NASTY}”"
-    assert page.facts["rows"][0][1] == NASTY
+    assert page.index[0][0] == NASTY
 
 
 def test_unknown_status_and_missing_columns_are_shown(tmp_path):
@@ -483,9 +491,75 @@ def test_missing_pictures_are_said_to_be_missing(tmp_path):
     (run / "cases/c/x.png").unlink()
     (run / "cases/d/x_cf.png").unlink()
     page = Page(write_gallery(run))
-    assert "No picture" in page.cards[0] and 0 not in page.scripts
+    assert "No picture" in page.cards[0] and page.opens == [1]
     assert "The picture is missing." in page.cards[1]
     assert page.case(1)["frames"] == []
+
+
+@pytest.mark.parametrize("place", ["settings", "arguments"])
+def test_a_run_that_kept_its_rows_only_shows_numbers_and_says_so(tmp_path, place):
+    rows = [row(0, Status.FLIPPED), row(1, Status.NOT_FOUND)]
+    run = write_run(tmp_path / "run", rows)
+    shutil.rmtree(run / "cases")
+    (run / "run.json").write_text(json.dumps({place: {"keep": "rows"}}))
+    page = Page(write_gallery(run))
+    assert "This run kept the numbers of each image, and no pictures." in page.text
+    assert "stands beside a computer-made version" not in page.text
+    assert not page.all("img") and page.opens == [] and "No picture" not in page.text
+    card = " ".join(page.cards[0].split())
+    for text in (
+        "“tumour” → “healthy”",
+        "1.2 % → > 99.9 %",
+        "size of change λ 1.5, plausibility 0.0321",
+        "second model does not agree",
+    ):
+        assert text in card
+    (button,) = (a for a in page.all("button") if a.get("id") == "print-all")
+    assert "hidden" in button
+
+
+def test_a_run_that_kept_its_pictures_says_what_it_has_not(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")], keep="pictures")
+    page = Page(write_gallery(run))
+    told = (
+        "This run kept the pictures of each case, but not the steps between them, and no arrays "
+        "(case.npz)."
+    )
+    assert told in page.text and len(page.all("img")) == 1
+    (frame,) = page.case(0)["frames"]
+    assert frame["flip"]
+    for keep in ({}, {"keep": "all"}):
+        (run / "run.json").write_text(json.dumps({"settings": keep}))
+        assert "This run kept" not in Page(write_gallery(run)).text
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"finished": False, "done": 3, "images": 10}, "3 of 10 images are done"),
+        ({"finished": True, "done": 10, "images": 10}, None),
+        ({}, None),
+    ],
+)
+def test_a_run_that_has_not_finished_says_how_far_it_is(tmp_path, record, told):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED)])
+    (run / "run.json").write_text(json.dumps(record))
+    text = Page(write_gallery(run)).text
+    assert ("The same command goes on" in text) is (told is not None)
+    if told:
+        assert f"{told}: this run has not finished. The same command goes on with it." in text
+
+
+def test_a_failure_of_any_kind_is_a_card_with_its_reason(tmp_path):
+    rows = [
+        row(0, Status.NOT_FOUND, source="", target="") | {"status": "FAILED", "message": "no disk"},
+        row(1, Status.NOT_FOUND) | {"status": "NOT_EVEN_KNOWN", "message": "why"},
+    ]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    failed, other = (" ".join(card.split()) for card in page.cards)
+    assert failed.endswith("Reason: no disk") and "asked for" not in failed
+    assert "NOT_EVEN_KNOWN" in other and "Reason: why" in other
+    assert page.facts["statuses"] == ["FAILED", "NOT_EVEN_KNOWN"]
 
 
 def test_facts_outside_settings_are_read_too(tmp_path):
@@ -502,11 +576,7 @@ def test_two_targets_are_asked_about_in_general(tmp_path):
     rows = [row(0, Status.FLIPPED), row(1, Status.FLIPPED, target="tumour", source="healthy")]
     page = Page(write_gallery(write_run(tmp_path / "run", rows)))
     assert "makes the model give another answer?" in page.text
-    options = [a for a in page.all("option") if "data-source" in a]
-    assert [(a["data-source"], a["data-target"]) for a in options] == [
-        ("healthy", "tumour"),
-        ("tumour", "healthy"),
-    ]
+    assert "all healthy → tumour tumour → healthy" in page.text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cfgen.engine.table import SCHEMA, read_table, write_table
+from cfgen.engine.table import SCHEMA, read_table, table_line, write_table
 
 COLUMNS = ["file", "lam", "seed", "ok", "schema"]
 
@@ -74,6 +74,15 @@ def test_a_table_of_the_schema_before_is_read_as_it_is(tmp_path):
         {"file": "=1", "lam": ""},
         {"file": "a", "lam": "1"},
     ]
+
+
+@pytest.mark.parametrize("text", ["=1", "'=1", 'a, "b"\nc', "-1.5", "é"])
+def test_a_line_of_a_row_that_was_read_is_the_line_of_the_file(tmp_path, text):
+    write_table(tmp_path / "t.csv", COLUMNS, [row(text)])
+    (read,) = read_table(tmp_path / "t.csv")
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        assert file.read().endswith(f"schema\r\n{table_line(read)}")
+    assert table_line({"file": "=1", "lam": "2"}) == "=1,2\r\n"  # the schema before
 
 
 def test_an_empty_table(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,14 @@ def read_table(path: Path) -> Iterator[dict[str, str]]:
         for row in reader:
             row.pop("", None)  # cells beyond the last column
             yield {name: _text(cell) if marked else cell for name, cell in row.items()}
+
+
+def table_line(row: Mapping[str, object]) -> str:
+    """A row as it stands in the file, with the end of its line."""
+    marked = "schema" in row
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerow([_cell(v) if marked else v for v in row.values()])
+    return stream.getvalue()
 
 
 def _cell(value: Any) -> Any:

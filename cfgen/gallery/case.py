@@ -81,7 +81,7 @@ class Case:
         self.folder = folder if row["case"] and (folder / "x.png").is_file() else None
         self.made = self.folder is not None and bool(self.words.made)
         self.made = self.made and (folder / "x_cf.png").is_file()
-        self.cautions = cautions(row) if self.made else []
+        self.cautions = cautions(row) if self.words.made else []
 
     @property
     def link(self) -> str:

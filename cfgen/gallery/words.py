@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 DASH = "–"
 UNUSUAL = 0.05
+
+# What a run did not keep, by --keep.
+KEPT = {
+    "rows": "This run kept the numbers of each image, and no pictures.",
+    "pictures": "This run kept the pictures of each case, but not the steps between them, and no "
+    "arrays (case.npz).",
+}
 
 
 class Words(NamedTuple):
@@ -134,17 +141,6 @@ def agreed_before(row: Mapping[str, object]) -> bool:
     return to_float(row["oracle_before"]) >= 0.5
 
 
-def opinions(rows: Iterable[Mapping[str, str]]) -> tuple[int, int, int]:
-    """How many counterfactuals the second model agrees with, of how many; how many are left out.
-
-    Left out are those whose original it gave the answer asked for: there it agrees without them.
-    """
-    judged = [row for row in rows if agrees(row["oracle_agrees"]) is not None]
-    counted = [row for row in judged if not agreed_before(row)]
-    agreed = sum(agrees(row["oracle_agrees"]) is True for row in counted)
-    return agreed, len(counted), len(judged) - len(counted)
-
-
 def limits(about: Mapping[str, Any]) -> dict[str, str]:
     """What a run was not allowed to change, by its settings: name and value."""
     told = {}
@@ -161,12 +157,6 @@ def limits(about: Mapping[str, Any]) -> dict[str, str]:
 def unusual(row: Mapping[str, str]) -> bool:
     """Whether fewer than one in twenty real images look as unusual as the counterfactual."""
     return to_float(row["plausibility"]) < UNUSUAL
-
-
-def doubted(rows: Iterable[Mapping[str, str]]) -> tuple[int, int]:
-    """How many counterfactuals look unlike real images at a false discovery rate of 5 %, of all."""
-    rates = [q for row in rows if (q := to_float(row.get("plausibility_q", ""))) == q]
-    return sum(q < UNUSUAL for q in rates), len(rates)
 
 
 def cautions(row: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,33 @@ from markupsafe import Markup
 
 from cfgen.data.difference import BRIGHTER, DARKER
 from cfgen.data.written import MARK
-from cfgen.engine.table import read_table
+from cfgen.engine.table import read_table, table_line
 from cfgen.gallery.case import TILE, Asked, Case, data_url
+from cfgen.gallery.survey import Survey, numbered
 from cfgen.gallery.templates import templates
 from cfgen.gallery.words import (
     DASH,
+    KEPT,
     STATUS_WORDS,
     change,
-    doubted,
     limits,
     number,
-    opinions,
     percent,
+    to_float,
     words_of,
 )
 
-SCRIPTS = "pixels panes overview load case draw curve export gif keys".split()
+SCRIPTS = "pixels panes load cards overview case draw curve export gif keys".split()
+CHUNK = 200  # cards that the page brings at once; a run of no more is all in the page
+SORTED_BY = ("lam", "plausibility", "prob_before", "prob_after")
 
 
 def write_gallery(run: Path, single_file: bool = False) -> Path:
-    """Render the page of a run.
+    """Render the page of a run, with no more than a chunk of its rows in memory.
 
     Beside the page each case folder gets ``case.js``, its pictures as the page reads them when the
-    case is opened, and ``thumb.webp``.
+    case is opened, and ``thumb.webp``. A large run gets ``page/`` with the cards in chunks, and an
+    index of what the page filters and sorts by.
 
     Args:
         run: A run folder with results.csv, run.json and the case folders.
@@ -47,40 +53,82 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         FileNotFoundError: results.csv or run.json is not there.
     """
     run = Path(run)
-    rows = [defaultdict(str, row) for row in read_table(run / "results.csv")]
-    columns = list(rows[0]) if rows else []
+    table = run / "results.csv"
+    survey = Survey.of(read_table(table))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     about = record | record.get("settings", {})
+    target = next(iter(survey.targets)) if len(survey.targets) == 1 else about.get("target")
+    asked = Asked(target, about.get("confidence"), bool(about.get("synthetic")))
     checkpoint = about.get("checkpoint")
-    synthetic = bool(about.get("synthetic"))
-    asked = Asked(_one_target(rows, about), about.get("confidence"), synthetic)
-    several = Counter(row["file"] for row in rows if row["alternative"])
-    cases = [Case(run, row, asked, several[row["file"]]) for row in rows]
-    flipped = [row for row in rows if row["status"] == "FLIPPED"]
+    keep = about.get("keep") or record.get("arguments", {}).get("keep", "all")
+    counts = survey.statuses.most_common()
+    predictions = sorted(survey.predictions)
 
     environment = templates("cfgen.gallery")
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "change": change,
-        "as_json": as_json,
-    }
-    out = run / "index.html"
+    environment.filters |= {"number": number, "percent": percent, "change": change}
+    environment.filters |= {"as_json": as_json}
+    card = environment.get_template("card.html.jinja")
+
+    def cases() -> Iterator[tuple[Case, str]]:
+        """Each case, and its line of results.csv."""
+        for row, several in numbered(read_table(table)):
+            yield Case(run, defaultdict(str, row), asked, several), table_line(row)
+
+    def shown(i: int, case: Case) -> Markup:
+        """A card; what it and the case view need is written now or comes with it."""
+        thumbnail = ""
+        if case.folder is not None:
+            thumbnail = _thumbnail(case, single_file)
+            if not single_file:
+                _write(case.folder / "case.js", as_json(case.data()))
+        return Markup(card.render(i=i, case=case, thumbnail=thumbnail, tile=TILE, keep=keep))
+
+    chunks = _chunks(cases())
+    opening = next(chunks, [])  # its cards stand in the page itself
+    cards = [shown(i, case) for i, (case, _) in enumerate(opening)]
+
+    def parts() -> Iterator[tuple[str, Iterable[str]]]:
+        """What the page reads when it is needed: the address of each part, and its JSON."""
+        statuses = [status for status, _ in counts]
+        index = (as_json(_keys(case, statuses, predictions)) for case, _ in cases())
+        yield "page/index.js", chain("[", _joined(index), "]")
+        yield "page/rows-0001.js", [as_json({"lines": [line for _, line in opening]})]
+        for k, chunk in enumerate(chunks, 1):
+            told = [shown(CHUNK * k + i, case) for i, (case, _) in enumerate(chunk)]
+            content = {"cards": told, "lines": [line for _, line in chunk]}
+            yield f"page/rows-{k + 1:04d}.js", [as_json(content)]
+        if single_file:
+            for case, _ in cases():
+                if case.folder is not None:
+                    yield f"cases/{case.row['case']}/case.js", [as_json(case.data())]
+
+    for former in (run / "page").glob("*.js"):
+        former.unlink()
+    inline = single_file or survey.rows <= CHUNK
+    if not inline:
+        (run / "page").mkdir(exist_ok=True)
+        for address, content in parts():
+            _write(run / address, *content)
+    with table.open(encoding="utf-8", newline="") as stream:
+        head = stream.readline()
     stream = environment.get_template("page.html.jinja").stream(
-        cases=cases,
-        images=sum(row["alternative"] in ("", "1") for row in rows),
-        thumbnail=lambda case: _thumbnail(case, single_file),
-        script=lambda case: _script(case, single_file),
+        cards=cards,
+        parts=parts() if inline else (),
+        survey=survey,
         single_file=single_file,
-        columns=columns,
-        rows=[[row[name] for name in columns] for row in rows],
-        counts=[
-            (status, words_of(status, asked.confidence), count)
-            for status, count in Counter(row["status"] for row in rows).most_common()
-        ],
-        predictions=sorted({(r["source"], r["target"]) for r in rows if r["source"]}),
+        facts={
+            "head": head,
+            "chunk": CHUNK,
+            "statuses": [status for status, _ in counts],
+            "ends": [DARKER, BRIGHTER],
+            "mark": MARK,
+        },
+        counts=[(status, words_of(status, asked.confidence), n) for status, n in counts],
+        predictions=predictions,
         asked=asked,
-        tile=TILE,
+        keep=keep,
+        kept=KEPT.get(keep, ""),
+        unfinished=None if record.get("finished", True) else (record["done"], record["images"]),
         settings={
             "Model": checkpoint.get("name") if isinstance(checkpoint, dict) else checkpoint,
             "Search method": about.get("direction"),
@@ -88,14 +136,11 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         }
         | limits(about),
         statuses=[words_of(status, asked.confidence) for status in STATUS_WORDS],
-        opinions=opinions(flipped),
-        doubts=doubted(flipped),
-        ends=[DARKER, BRIGHTER],
-        mark=MARK,
         dash=DASH,
         style=_source("page.css"),
         code=Markup("\n").join(_source(f"js/{name}.js") for name in SCRIPTS),
     )
+    out = run / "index.html"
     with out.open("w", encoding="utf-8") as file:
         file.writelines(stream)
     return out
@@ -116,15 +161,40 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _keys(case: Case, statuses: list[str], predictions: list[tuple[str, str]]) -> list[Any]:
+    """What the page filters and sorts a case by: see ``keyed`` in overview.js."""
+    row = case.row
+    prediction = (row["source"], row["target"])
+    return [
+        row["file"],
+        row["case"],
+        statuses.index(row["status"]),
+        predictions.index(prediction) if row["source"] else -1,
+        *(to_float(row[name]) for name in SORTED_BY),
+        int(case.folder is not None),
+    ]
+
+
+def _chunks(cases: Iterator[tuple[Case, str]]) -> Iterator[list[tuple[Case, str]]]:
+    while chunk := list(islice(cases, CHUNK)):
+        yield chunk
+
+
+def _joined(texts: Iterable[Markup]) -> Iterator[Markup]:
+    """Texts with commas between them."""
+    for i, text in enumerate(texts):
+        yield Markup(",") + text if i else text
+
+
+def _write(path: Path, *content: str) -> None:
+    """Write a script that gives its data to the page, which may read no other file of a disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(("cfgen.give(", *content, ")\n"))
+
+
 def _source(name: str) -> Markup:
     """A file of this package, as it is."""
     return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
-
-
-def _one_target(rows: list[defaultdict[str, str]], about: dict[str, Any]) -> str | None:
-    """The answer asked for, if it is the same for all images."""
-    targets = {row["target"] for row in rows} - {""}
-    return targets.pop() if len(targets) == 1 else about.get("target")
 
 
 def _thumbnail(case: Case, single_file: bool) -> str:
@@ -135,13 +205,3 @@ def _thumbnail(case: Case, single_file: bool) -> str:
         return data_url(picture, "webp")
     (case.folder / "thumb.webp").write_bytes(picture)
     return f"{case.link}/thumb.webp"
-
-
-def _script(case: Case, single_file: bool) -> Markup:
-    """The data of a case, or the address of the script that brings them, as JSON."""
-    assert case.folder is not None
-    data = as_json(case.data())
-    if single_file:
-        return data
-    (case.folder / "case.js").write_text(f"cfgen.give({data})\n", encoding="utf-8")
-    return as_json(f"{case.link}/case.js")

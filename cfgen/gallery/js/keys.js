@@ -91,7 +91,7 @@ for (const radio of $$("input[name=mode]"))
     render();
   });
 
-const readable = () => shown.filter((i) => $(`script[data-case="${i}"]`));
+const readable = () => shown.filter((i) => rows[i].opens);
 function go(way) {
   const list = readable();
   const at = list.indexOf(open?.index);
@@ -179,15 +179,17 @@ document.addEventListener("keydown", (event) => {
 
 function route() {
   const index = Number(/^#case-(\d+)$/.exec(location.hash)?.[1] ?? NaN);
-  if ($(`script[data-case="${index}"]`)) return void openCase(index);
+  if (rows[index]?.opens) return void openCase(index);
   const last = open?.index;
   stopAll();
   open = null;
   caseView.hidden = true;
   overview.hidden = false;
-  if (last !== undefined) $(`#card-${last} a`)?.focus();
+  if (last === undefined) fillNear();
+  else reveal(last);
 }
-window.addEventListener("hashchange", route);
 new ResizeObserver(render).observe($("#panes"));
-arrange();
-route();
+begin().then(() => {
+  window.addEventListener("hashchange", route);
+  route();
+});

@@ -1,32 +1,34 @@
-// The files of a case, and their pixels.
+// What the page reads when it is needed: the cards of a chunk, the files of a case, their pixels.
 
-// The data of a case: inline, or brought by a script, as a page on a disk may fetch nothing.
-const loaded = new Map();
-function load(index) {
-  const inline = JSON.parse($(`script[data-case="${index}"]`).textContent);
-  if (facts.single) return Promise.resolve(inline);
-  if (!loaded.has(index)) {
-    loaded.set(
-      index,
-      new Promise((resolve, reject) => {
-        const script = document.createElement("script");
-        window.cfgen = { give: resolve };
-        script.src = inline;
-        script.onload = () => script.remove();
-        script.onerror = () => reject(new Error(`The file ${decodeURI(inline)} is missing.`));
-        document.head.append(script);
-      }),
-    );
-  }
-  return loaded.get(index);
+// A page on a disk may fetch nothing: a part stands in the page, or a script brings it.
+const inline = new Map($$("script[data-part]").map((part) => [part.dataset.part, part]));
+window.cfgen = {
+  give(data) {
+    document.currentScript.given = data;
+  },
+};
+function bring(address) {
+  if (inline.has(address)) return Promise.resolve(JSON.parse(inline.get(address).textContent));
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = address.split("/").map(encodeURIComponent).join("/");
+    script.onload = () => {
+      resolve(script.given);
+      script.remove();
+    };
+    script.onerror = () => {
+      reject(new Error(`The file ${address} is missing.`));
+      script.remove();
+    };
+    document.head.append(script);
+  });
 }
 
-let queue = Promise.resolve(); // one script at a time: each gives its data to the one who asked
+const loaded = new Map(); // the cases opened last
 function fetchCase(index) {
-  const result = queue.then(() => load(index));
-  queue = result.catch(() => {});
+  if (!loaded.has(index)) loaded.set(index, bring(`cases/${rows[index].case}/case.js`));
   if (loaded.size > 8) loaded.delete(loaded.keys().next().value);
-  return result;
+  return loaded.get(index);
 }
 
 async function decodeCase(index) {

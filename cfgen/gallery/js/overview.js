@@ -1,13 +1,29 @@
 // The overview: which cards are shown, and in which order.
 
-const cards = $$(".card");
-const rows = facts.rows.map((cells) =>
-  Object.fromEntries(facts.columns.map((name, i) => [name, cells[i] ?? ""])),
-);
 const filters = $("#filters");
-let shown = cards.map((_, i) => i);
+const collator = new Intl.Collator(undefined, { numeric: true });
+let rows = []; // what is filtered and sorted by
+let all = 0; // images
+let shown = []; // indices of rows
 
-const value = (text) => (text === "" || text === undefined ? NaN : Number(text));
+const value = (text) => (text === "" ? NaN : Number(text));
+
+// A row of the index, see write.py.
+function keyed([file, name, status, prediction, ...more]) {
+  const [lam, plausibility, prob_before, prob_after] = more.map((number) => number ?? NaN);
+  return {
+    file,
+    case: name,
+    status: facts.statuses[status],
+    prediction: String(prediction),
+    lam,
+    plausibility,
+    prob_before,
+    prob_after,
+    opens: more[4] === 1,
+    names: `${file} ${name}`.toLowerCase(),
+  };
+}
 
 // Whether a row passes the filters as they stand.
 function passing() {
@@ -15,7 +31,7 @@ function passing() {
   const ticked = $$("input[name=status]", filters)
     .filter((box) => box.checked)
     .map((box) => box.value);
-  const asked = elements.prediction.selectedOptions[0].dataset;
+  const prediction = elements.prediction.value;
   const part = elements.text.value.trim().toLowerCase();
   const bounds = ["lam", "plausibility"].map((column) => [
     column,
@@ -23,21 +39,21 @@ function passing() {
   ]);
   return (row) =>
     ticked.includes(row.status) &&
-    (asked.source === undefined || (row.source === asked.source && row.target === asked.target)) &&
-    `${row.file} ${row.case}`.toLowerCase().includes(part) &&
+    (prediction === "" || row.prediction === prediction) &&
+    row.names.includes(part) &&
     bounds.every(([column, from, to]) => {
-      const v = value(row[column]);
+      const v = row[column];
       return (Number.isNaN(from) || v >= from) && (Number.isNaN(to) || v <= to);
     });
 }
 
+const missing = (v) => v === "" || Number.isNaN(v);
 function order(a, b) {
   const { sort, descending } = filters.elements;
   if (!sort.value) return descending.checked ? b - a : a - b;
-  const [u, v] = [rows[a][sort.value] ?? "", rows[b][sort.value] ?? ""];
-  if ((u === "") !== (v === "")) return u === "" ? 1 : -1; // what has no value comes last
-  const words = sort.value === "status" || sort.value === "file";
-  const by = words ? u.localeCompare(v, undefined, { numeric: true }) : value(u) - value(v);
+  const [u, v] = [rows[a][sort.value], rows[b][sort.value]];
+  if (missing(u) || missing(v)) return missing(u) - missing(v) || a - b; // they come last
+  const by = typeof u === "string" ? collator.compare(u, v) : u - v;
   return (descending.checked ? -by : by) || a - b;
 }
 
@@ -45,22 +61,29 @@ function order(a, b) {
 const images = (list) => new Set(list.map((i) => rows[i].file || i)).size;
 
 function arrange() {
-  const sorted = cards.map((_, i) => i).sort(order);
   const passes = passing();
-  shown = sorted.filter((i) => passes(rows[i]));
-  const visible = new Set(shown);
-  cards.forEach((card, i) => {
-    card.hidden = !visible.has(i);
-  });
-  $("#cards").append(...sorted.map((i) => cards[i]));
-  const [some, all] = [images(shown), images(rows.map((_, i) => i))];
+  shown = [...rows.keys()].filter((i) => passes(rows[i])).sort(order);
+  build();
+  const some = images(shown);
   $("#found").textContent =
     some === all ? `${all} image${all === 1 ? "" : "s"}` : `${some} of ${all} images`;
+  $("#paper").hidden = shown.length <= facts.chunk;
 }
 
-filters.addEventListener("input", arrange);
+async function begin() {
+  try {
+    rows = (await bring("page/index.js")).map(keyed);
+  } catch (error) {
+    $("#found").textContent = error.message;
+    return;
+  }
+  all = images([...rows.keys()]);
+  arrange();
+  filters.addEventListener("input", arrange);
+  filters.addEventListener("reset", () => setTimeout(arrange));
+}
+
 filters.addEventListener("submit", (event) => event.preventDefault());
-filters.addEventListener("reset", () => setTimeout(arrange));
 
 function save(name, blob) {
   const link = document.createElement("a");
@@ -70,19 +93,16 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// A cell as it stands in results.csv: no spreadsheet may run its text, see table.py.
-const schema = facts.columns.includes("schema");
-const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
-const numeral = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
-function cell(text) {
-  const safe = schema && formula.test(text) && !numeral.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
-
-$("#csv").addEventListener("click", () => {
-  const table = [facts.columns, ...shown.map((i) => facts.rows[i])];
-  const text = table.map((cells) => cells.map(cell).join(",")).join("\r\n");
-  save("results.csv", new Blob([`${text}\r\n`], { type: "text/csv" }));
+// The lines of results.csv that are shown, chunk by chunk.
+$("#csv").addEventListener("click", async () => {
+  const text = Array(shown.length);
+  for (const [k, i] of [...shown.entries()].sort(([, i], [, j]) => i - j)) {
+    const chunk = chunkOf(i);
+    if (!chunk.lines) await chunk.here;
+    if (chunk.trouble) return void ($("#found").textContent = chunk.trouble);
+    text[k] = chunk.lines[i % facts.chunk];
+  }
+  save("results.csv", new Blob([facts.head, ...text], { type: "text/csv" }));
 });
 
 // Dark or light: what the system says, until the reader says otherwise.
