@@ -81,7 +81,7 @@ function fillNear(former = new Map()) {
     if (whole || near || used) filled = fill(block, former) || filled;
     else if (block.element.firstChild) {
       block.element.style.height = `${places[k].height}px`;
-      block.element.replaceChildren();
+      empty(block.element);
     }
   });
   const full = tall ? null : blocks.find(({ element }) => element.childElementCount === BLOCK);
@@ -103,6 +103,12 @@ function fill({ element, from, to }, former) {
   element.style.height = "";
   element.append(...cards);
   return true;
+}
+
+// Pictures are let go at once, not when the browser collects what is left.
+function empty(element) {
+  for (const image of $$("img", element)) image.removeAttribute("src");
+  element.replaceChildren();
 }
 
 let waiting = false;

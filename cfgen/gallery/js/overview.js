@@ -48,13 +48,15 @@ function passing() {
 }
 
 const missing = (v) => v === "" || Number.isNaN(v);
-function order(a, b) {
-  const { sort, descending } = filters.elements;
-  if (!sort.value) return descending.checked ? b - a : a - b;
-  const [u, v] = [rows[a][sort.value], rows[b][sort.value]];
-  if (missing(u) || missing(v)) return missing(u) - missing(v) || a - b; // they come last
-  const by = typeof u === "string" ? collator.compare(u, v) : u - v;
-  return (descending.checked ? -by : by) || a - b;
+function order() {
+  const sort = filters.elements.sort.value;
+  const way = filters.elements.descending.checked ? -1 : 1;
+  if (!sort) return (a, b) => way * (a - b);
+  return (a, b) => {
+    const [u, v] = [rows[a][sort], rows[b][sort]];
+    if (missing(u) || missing(v)) return missing(u) - missing(v) || a - b; // they come last
+    return way * (typeof u === "string" ? collator.compare(u, v) : u - v) || a - b;
+  };
 }
 
 // An image can have several rows, one for each counterfactual.
@@ -62,7 +64,7 @@ const images = (list) => new Set(list.map((i) => rows[i].file || i)).size;
 
 function arrange() {
   const passes = passing();
-  shown = [...rows.keys()].filter((i) => passes(rows[i])).sort(order);
+  shown = [...rows.keys()].filter((i) => passes(rows[i])).sort(order());
   build();
   const some = images(shown);
   $("#found").textContent =
