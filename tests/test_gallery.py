@@ -537,6 +537,7 @@ def test_a_run_that_kept_its_pictures_says_what_it_has_not(tmp_path):
     ("record", "told"),
     [
         ({"finished": False, "done": 3, "images": 10}, "3 of 10 images are done"),
+        ({"finished": False, "images": 10}, "1 of 10 images are done"),
         ({"finished": True, "done": 10, "images": 10}, None),
         ({}, None),
     ],

@@ -61,6 +61,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
     asked = Asked(target, about.get("confidence"), bool(about.get("synthetic")))
     checkpoint = about.get("checkpoint")
     keep = about.get("keep") or record.get("arguments", {}).get("keep", "all")
+    done = record.get("done", survey.images)  # a run that was killed did not say
     counts = survey.statuses.most_common()
     predictions = sorted(survey.predictions)
 
@@ -128,7 +129,7 @@ def write_gallery(run: Path, single_file: bool = False) -> Path:
         asked=asked,
         keep=keep,
         kept=KEPT.get(keep, ""),
-        unfinished=None if record.get("finished", True) else (record["done"], record["images"]),
+        unfinished=None if record.get("finished", True) else (done, record["images"]),
         settings={
             "Model": checkpoint.get("name") if isinstance(checkpoint, dict) else checkpoint,
             "Search method": about.get("direction"),
