@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cfgen.data.quiet import quiet
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MAX_PIXELS = 2**26  # 8192 x 8192, 256 MiB for each float channel
@@ -73,9 +74,7 @@ def decode(data: bytes) -> np.ndarray:
     """
     if not data:
         raise UnreadableImage("file is empty")
-    with warnings.catch_warnings():
-        # Pillow and NumPy warn about metadata and size: what matters of it is checked below.
-        warnings.simplefilter("ignore")
+    with quiet():  # Pillow and NumPy warn about metadata and size: what matters is checked below
         try:
             pixels, full = _npy(data) if data.startswith(_NPY) else _pillow(data)
         except UnreadableImage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +17,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from cfgen.data.decode import MAX_PIXELS, UnreadableImage, file_bytes
 from cfgen.data.frames import decodable, decode_frame
+from cfgen.data.quiet import quiet
 from cfgen.data.window import Plane, Window, robust_range
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -248,14 +248,6 @@ def _unit(ds: Dataset) -> str:
 def _name(uid: UID) -> str:
     """What the standard calls a UID; those that it does not know stay here."""
     return UNKNOWN if uid.name == uid else uid.name
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of pydicom, which quote what a file says."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager

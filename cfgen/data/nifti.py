@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +12,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from cfgen.data.decode import MAX_PIXELS, UnreadableImage
+from cfgen.data.quiet import quiet
 from cfgen.data.window import Plane, Window, robust_range
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -242,11 +240,3 @@ def _load(path: Path, stamp: tuple[int, int]) -> Volume:
         finite = values[np.isfinite(values)]
         low, high = (0.0, 255.0) if full or not finite.size else robust_range(finite)
     return Volume(image, values, (low, high))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of nibabel."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
