@@ -118,3 +118,15 @@ def write_scan(path: Path, pixels: np.ndarray, **attributes: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     dcmwrite(path, scan(pixels, **attributes), enforce_file_format=True)
     return path
+
+
+def write_colours(path: Path, pixels: np.ndarray, **attributes: Any) -> Path:
+    """Write a scan of colours (H, W, 3) or (frames, H, W, 3), red, green and blue by turns."""
+    colour = {
+        "Columns": pixels.shape[-2],
+        "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "RGB",
+        "PlanarConfiguration": 0,
+    }
+    flat = pixels.reshape(*pixels.shape[:-2], -1)
+    return write_scan(path, flat, **(colour | attributes))

@@ -72,7 +72,6 @@ def test_values_are_rescaled_and_shown_through_the_window(tmp_path):
     [
         ({"VOILUTFunction": "LINEAR"}, Window(-9.5, 88.5)),
         ({"VOILUTFunction": "LINEAR_EXACT"}, Window(-10, 90)),
-        ({"VOILUTFunction": "SIGMOID"}, Window(-10, 90)),
         ({"WindowCenter": [40, 600], "WindowWidth": [100, 2000]}, Window(-10, 89)),
         ({"PhotometricInterpretation": "MONOCHROME1"}, Window(88.5, -9.5)),
         ({"RescaleType": "OD"}, Window(-9.5, 88.5, "OD")),
@@ -250,17 +249,12 @@ def test_test_files_of_pydicom_are_read(name):
     assert (plane.values.min(), plane.values.max(), plane.window) == (low, high, window)
 
 
-GREY = "expected a grey image (MONOCHROME1 or 2), got "
 REFUSED = {
     "MR_truncated.dcm": "truncated",
     "JPGExtended.dcm": "pixel data cannot be decoded (JPEG Extended (Process 2 and 4))",
     "JPEG2000-embedded-sequence-delimiter.dcm": (
         "pixel data cannot be decoded (JPEG 2000 Image Compression)"
     ),
-    "SC_rgb_rle.dcm": f"{GREY}RGB",
-    "SC_rgb_jpeg_dcmtk.dcm": f"{GREY}YBR_FULL",
-    "examples_palette.dcm": f"{GREY}PALETTE COLOR",
-    "examples_jpeg2k.dcm": f"{GREY}YBR_RCT",
     "rtstruct.dcm": "expected an image, got RT Structure Set Storage",
     "rtplan.dcm": "expected an image, got RT Plan Storage",
     "rtdose.dcm": "expected an image, got RT Dose Storage",
@@ -337,7 +331,7 @@ MADE = {
     ),
     "other colours": (
         saved(PhotometricInterpretation="KAROLINE"),
-        f"{GREY}another interpretation",
+        "expected a grey, RGB, YBR or palette image, got another",
     ),
     "no rows": (saved(Rows=0), "expected an image with pixels, got 0 x 5"),
     "large": (

@@ -17,10 +17,11 @@ from pydicom.uid import (
 from scans import GEOMETRY, markers, write_scan
 
 from cfgen.data import Item, Picture, Window, derived, dicom, read_picture
-from cfgen.data.derived import Identity
 from cfgen.data.folder import parse_slices
+from cfgen.data.identity import Identity
 from cfgen.data.picture import resize
 from cfgen.data.put_back import put_back
+from cfgen.data.storage import storage
 from cfgen.data.window import Plane, parse_window
 
 RNG = np.random.default_rng(0)
@@ -106,7 +107,7 @@ def written(tmp_path, pixels, *, keep=False, frame=0, amount=0.1, **attributes):
     picture = read_picture(item, channels=1, size=SIZE)
     x, x_cf = changed(picture, amount)
     source, plane = dicom.load(path), dicom.read(path, frame)
-    stored = derived.storage(source, frame, plane, resized=plane.values.shape != SIZE)
+    stored = storage(source, frame, plane, resized=plane.values.shape != SIZE)
     step = abs(stored.slope / (plane.window.high - plane.window.low))
     values = put_back(plane, x, x_cf, fit(), stored.round, step)
     out = tmp_path / "x_cf.dcm"
@@ -245,7 +246,7 @@ def test_uids_are_new_and_the_same_all_through_a_run(tmp_path):
     for name, instance, secret in (("a", "1.1", "s"), ("b", "1.2", "s"), ("c", "1.1", "t")):
         path = write_scan(tmp_path / name, pixels_of(np.uint8), SOPInstanceUID=instance)
         source, plane = dicom.load(path), dicom.read(path, 0)
-        stored = derived.storage(source, 0, plane, resized=False)
+        stored = storage(source, 0, plane, resized=False)
         derived.write(tmp_path / "o", source, 0, plane, stored, "", Identity(secret))
         files.append(dcmread(tmp_path / "o"))
     a, b, c = files
@@ -367,7 +368,7 @@ def test_what_was_compressed_is_written_plain_and_says_if_it_was_lossy(tmp_path)
     lossless.compress(JPEG2000Lossless, generate_instance_uid=False)
     lossless.save_as(path)
     source, plane = dicom.load(path), dicom.read(path, 0)
-    stored = derived.storage(source, 0, plane, resized=False)
+    stored = storage(source, 0, plane, resized=False)
     derived.write(tmp_path / "o", source, 0, plane, stored, "", Identity(""))
     assert dcmread(tmp_path / "o").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert np.array_equal(dicom.read(tmp_path / "o", 0).values, plane.values)

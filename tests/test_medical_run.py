@@ -95,10 +95,10 @@ def study(levels, tmp_path_factory):
 
 REFUSED = {
     "",
-    "expected a grey image (MONOCHROME1 or 2), got RGB",
+    "expected 3 samples a pixel for RGB, got 1",
     "expected pixel data, got none (MR Image Storage, or truncated)",
     "truncated",
-    "expected a grey image (MONOCHROME1 or 2), got another interpretation",
+    "expected a grey, RGB, YBR or palette image, got another",
     "expected an image, got Basic Text SR Storage",
     "expected no identifying text burned into the image, got BurnedInAnnotation YES",
     "file is empty",

@@ -1,4 +1,4 @@
-"""DICOM: single and multi-frame grey images, read as the physical values that they mean."""
+"""DICOM: single and multi-frame images, read as the physical values or colours that they mean."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.pixels import apply_modality_lut
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from cfgen.data import colour, modality
 from cfgen.data.decode import MAX_PIXELS, UnreadableImage, file_bytes
 from cfgen.data.frames import decodable, decode_frame
+from cfgen.data.modality import GROUPS
 from cfgen.data.quiet import quiet
+from cfgen.data.voi import Shown, shown
 from cfgen.data.window import Plane, Window, robust_range
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 KEPT = 3  # data sets in memory: a source, its mask, and what is written of it
 MAX_FRAMES = 100_000  # more is damage, and would fill the memory with items
 SAMPLED = 16  # frames that the default window of a multi-frame image is taken from
-# Text in a file is its owner's. Only these terms of RescaleType and Units are ever shown.
-RESCALE_TYPES = ("HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
-COLOURS = "RGB,PALETTE COLOR,YBR_FULL,YBR_FULL_422,YBR_PARTIAL_420,YBR_RCT,YBR_ICT".split(",")
+GREYS = ("MONOCHROME1", "MONOCHROME2")
+BITS = (1, 8, 16, 32)  # of a pixel in memory
 UNKNOWN = "unknown kind"
-PET_UNITS = ("BQML", "CNTS", "GML", "PROPCNTS", "CPS")
 
 # pydicom quotes values of the data set in its log. The log is off for the user too: no handler.
 logging.getLogger("pydicom").propagate = False
@@ -71,35 +70,53 @@ def read(
     Args:
         path: The file.
         frame: Which frame, from 0.
-        limits: Lowest and highest value of the window; None takes the (first) VOI window of the
-            file; without one the full scale of 8 bit and less, else the percentiles 0.5 and 99.5
-            of the pixels (of the frames, up to 16 of them) that are not padding.
+        limits: Lowest and highest value of a grey image's window; None takes the (first) VOI
+            window or table of the file; without one the full scale of 8 bit and less, else the
+            percentiles 0.5 and 99.5 of the pixels that are not padding (of the frames in the same
+            unit, up to 16 of them).
         annotated: Accept an image that says that identifying text is burned in.
 
     Returns:
-        The frame after the modality LUT, in Hounsfield units for a CT; MONOCHROME1 turns the
-        window round.
+        The frame after the modality LUT, in Hounsfield units where the file says or implies so; or
+        the levels that its VOI table, sigmoid or step gives out; MONOCHROME1 turns the window
+        round. Colours as red, green and blue over their full scale.
 
     Raises:
-        UnreadableImage: It is no grey image that can be decoded; the message quotes nothing of the
-            file.
+        UnreadableImage: It is no image that can be decoded; the message quotes nothing of the file.
     """
     ds = load(path)
-    if not annotated and ds.get("BurnedInAnnotation") == "YES":
+    with refusing("damaged DICOM header"):
+        if not annotated:
+            _without_names(ds)
+    stored = decoded(ds, frame)
+    with refusing("damaged DICOM header"):
+        if is_colour(ds):
+            values, white = colour.levels(ds, stored)
+            return Plane(values, Window(0.0, float(white)), levels=True)
+        values = _meaning(ds, frame, stored)
+        if limits is None:
+            view = shown(ds, frame, values) or Shown(values, *_default(path, ds, frame))
+        else:
+            view = Shown(values, *limits)
+        ends = (view.low, view.high)
+        low, high = ends[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else ends
+        unit = "" if view.levels else modality.unit(ds, frame)
+        return Plane(view.values, Window(low, high, unit), view.levels)
+
+
+def _without_names(ds: Dataset) -> None:
+    """Refuse what may have identifying text in its pixels."""
+    said = ds.get("BurnedInAnnotation") or "NO"
+    if said == "YES":
         raise UnreadableImage(
             "expected no identifying text burned into the image, got BurnedInAnnotation YES"
         )
-    values = frame_values(ds, frame)
-    if not np.isfinite(values).all():
-        raise UnreadableImage("expected finite pixels after rescaling, found NaN or inf")
-    with refusing("damaged DICOM header"):
-        limits = limits or _voi(ds, frame) or _default(path, _stamp(path))
-        low, high = limits[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else limits
-        return Plane(values, Window(low, high, _unit(ds)))
+    if said != "NO":
+        raise UnreadableImage("expected BurnedInAnnotation of YES or NO, got another value")
 
 
 def load(path: Path) -> Dataset:
-    """The data set of a grey image, checked; those read last are kept.
+    """The data set of an image, checked; those read last are kept.
 
     Raises:
         UnreadableImage: It is none.
@@ -130,30 +147,43 @@ def _load(path: Path, stamp: tuple[int, int]) -> Dataset:
         if not len(ds):
             raise UnreadableImage("truncated")
     with refusing("damaged DICOM header"):
-        name = _name(kind)
-        if name != UNKNOWN and "Image Storage" not in name:
-            raise UnreadableImage(f"expected an image, got {name}")
-        if "Rows" not in ds or "PixelData" not in ds:
-            raise UnreadableImage(f"expected pixel data, got none ({name}, or truncated)")
-        if ds.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-            colour = ds.PhotometricInterpretation in COLOURS
-            found = ds.PhotometricInterpretation if colour else "another interpretation"
-            raise UnreadableImage(f"expected a grey image (MONOCHROME1 or 2), got {found}")
-        h, w = int(ds.Rows), int(ds.Columns)
-        if h < 1 or w < 1:
-            raise UnreadableImage(f"expected an image with pixels, got {h} x {w}")
-        if h * w > MAX_PIXELS:
-            raise UnreadableImage(f"expected at most {MAX_PIXELS} pixels, got {h} x {w}")
-        if "TransferSyntaxUID" not in ds.file_meta:
-            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        syntax = ds.file_meta.TransferSyntaxUID
-        if not decodable(syntax):
-            raise UnreadableImage(f"transfer syntax is not supported ({_name(syntax)})")
+        _check(ds, _name(kind))
     return ds
 
 
-def frame_values(ds: Dataset, frame: int) -> np.ndarray:
-    """The values of a frame after the modality LUT, float64 (H, W).
+def _check(ds: Dataset, name: str) -> None:
+    """Whether a data set is an image that can be decoded; it gets the syntax that it lacks."""
+    if name != UNKNOWN and "Image Storage" not in name:
+        raise UnreadableImage(f"expected an image, got {name}")
+    if "Rows" not in ds or "PixelData" not in ds:
+        raise UnreadableImage(f"expected pixel data, got none ({name}, or truncated)")
+    if ds.PhotometricInterpretation not in (*GREYS, *colour.COLOURS):
+        raise UnreadableImage("expected a grey, RGB, YBR or palette image, got another")
+    h, w, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsAllocated)
+    if h < 1 or w < 1:
+        raise UnreadableImage(f"expected an image with pixels, got {h} x {w}")
+    if h * w > MAX_PIXELS:
+        raise UnreadableImage(f"expected at most {MAX_PIXELS} pixels, got {h} x {w}")
+    if bits not in BITS:
+        raise UnreadableImage(f"expected pixels of 1, 8, 16 or 32 bits, got {bits}")
+    if "TransferSyntaxUID" not in ds.file_meta:
+        if ds["PixelData"].is_undefined_length:
+            raise UnreadableImage("expected a transfer syntax for compressed pixels, got none")
+        implicit, little = ds.original_encoding  # what pydicom found it to be
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    syntax = ds.file_meta.TransferSyntaxUID
+    if not decodable(syntax):
+        raise UnreadableImage(f"transfer syntax is not supported ({_name(syntax)})")
+
+
+def is_colour(ds: Dataset) -> bool:
+    """Whether an image has three channels."""
+    return ds.PhotometricInterpretation in colour.COLOURS
+
+
+def decoded(ds: Dataset, frame: int) -> np.ndarray:
+    """The stored values of a frame (H, W); samples (H, W, 3) of red, green and blue.
 
     Raises:
         UnreadableImage: The pixel data cannot be decoded.
@@ -162,87 +192,48 @@ def frame_values(ds: Dataset, frame: int) -> np.ndarray:
     try:
         with quiet():
             stored = decode_frame(ds, frame)
+    except UnreadableImage:
+        raise
     except Exception as error:
         if not syntax.is_compressed and "less than expected" in str(error):
             raise UnreadableImage("truncated") from error
         raise UnreadableImage(f"pixel data cannot be decoded ({_name(syntax)})") from error
-    with refusing("damaged DICOM header"):
-        if stored.ndim != 2:
-            raise ValueError(f"expected a frame (H, W), got {stored.shape}")
-        if "ModalityLUTSequence" in ds:
-            return np.asarray(apply_modality_lut(stored, ds), np.float64)
-        slope, intercept = rescale(ds, frame)
-        return stored * slope + intercept
+    if stored.ndim != 2 and not (stored.ndim == 3 and is_colour(ds)):
+        raise UnreadableImage("damaged DICOM header")
+    return stored
 
 
-def _frames(ds: Dataset) -> int:
-    return int(ds.get("NumberOfFrames") or 1)
+def _meaning(ds: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
+    """The values of a grey frame after the modality LUT, float64 (H, W)."""
+    values = modality.apply(ds, frame, stored)
+    if not np.isfinite(values).all():
+        raise UnreadableImage("expected finite pixels after rescaling, found NaN or inf")
+    return values
 
 
-def rescale(ds: Dataset, frame: int) -> tuple[float, float]:
-    """Rescale slope and intercept of a frame, (1, 0) where there are none."""
-    slope = find(ds, frame, "RescaleSlope", "PixelValueTransformationSequence")
-    intercept = find(ds, frame, "RescaleIntercept", "PixelValueTransformationSequence")
-    slope, intercept = (1.0 if slope is None else float(slope)), float(intercept or 0)
-    if slope == 0:
-        raise UnreadableImage("expected a rescale slope other than 0, got 0")
-    return slope, intercept
-
-
-def find(ds: Dataset, frame: int, keyword: str, group: str) -> Any:
-    """A value that may stand with the frame, with all frames or (as ever) at the top; else None."""
-    places = [ds]
-    for name, item in (("SharedFunctionalGroupsSequence", 0), ("PerFrame" + GROUPS, frame)):
-        sequence = ds.get(name) or []
-        if item < len(sequence) and sequence[item].get(group):
-            places.insert(0, sequence[item][group][0])
-    return next((p.get(keyword) for p in places if p.get(keyword) is not None), None)
-
-
-GROUPS = "FunctionalGroupsSequence"
-
-
-def _voi(ds: Dataset, frame: int) -> tuple[float, float] | None:
-    """Ends of the first VOI window, by the formula of its function; a sigmoid's as if exact."""
-    center, width, function = (
-        find(ds, frame, keyword, "FrameVOILUTSequence")
-        for keyword in ("WindowCenter", "WindowWidth", "VOILUTFunction")
-    )
-    if center is None or width is None:
-        return None
-    c, w = (float(np.atleast_1d(np.asarray(v, float))[0]) for v in (center, width))
-    if (function or "LINEAR") == "LINEAR":
-        c, w = c - 0.5, w - 1  # PS3.3 C.11.2.1.2
-    return (c - w / 2, c + w / 2) if np.isfinite([c, w]).all() and w > 0 else None
+def _default(path: Path, ds: Dataset, frame: int) -> tuple[float, float]:
+    """The ends of the window of a frame that brings none."""
+    plain = not ds.PixelRepresentation and not ds.get("ModalityLUTSequence")
+    if int(ds.BitsStored) <= 8 and plain:
+        return modality.bounds(ds, frame)
+    return _robust(path, _stamp(path), modality.unit(ds, frame))
 
 
 @lru_cache(maxsize=KEPT)
-def _default(path: Path, stamp: tuple[int, int]) -> tuple[float, float]:
-    """The window of an image that brings none."""
+def _robust(path: Path, stamp: tuple[int, int], unit: str) -> tuple[float, float]:
+    """The percentiles of the frames in a unit, without padding."""
     ds = load(path)
-    frames = _frames(ds)
-    if int(ds.BitsStored) <= 8 and "ModalityLUTSequence" not in ds and not ds.PixelRepresentation:
-        slope, intercept = rescale(ds, 0)
-        ends = intercept, intercept + slope * (2 ** int(ds.BitsStored) - 1)
-        return min(ends), max(ends)
-    chosen = sorted(set(np.linspace(0, frames - 1, SAMPLED).round().astype(int).tolist()))
-    values = np.stack([frame_values(ds, frame) for frame in chosen])
-    padding = ds.get("PixelPaddingValue")
-    if padding is not None and "ModalityLUTSequence" not in ds:
-        slope, intercept = rescale(ds, 0)
-        inside = values[values != padding * slope + intercept]
-        values = inside if inside.size else values
-    return robust_range(values)
-
-
-def _unit(ds: Dataset) -> str:
-    kind = find(ds, 0, "RescaleType", "PixelValueTransformationSequence")
-    if kind in RESCALE_TYPES:
-        return str(kind)
-    if ds.get("Modality") == "CT":
-        return "HU"
-    units = ds.get("Units")
-    return str(units) if ds.get("Modality") == "PT" and units in PET_UNITS else ""
+    frames = range(int(ds.get("NumberOfFrames") or 1))
+    if ds.get("PerFrame" + GROUPS):
+        frames = [k for k in frames if modality.unit(ds, k) == unit]
+    chosen = sorted(set(np.linspace(0, len(frames) - 1, SAMPLED).round().astype(int).tolist()))
+    every, inside = [], []
+    for k in chosen:
+        stored = decoded(ds, frames[k])
+        every.append(_meaning(ds, frames[k], stored).ravel())
+        inside.append(every[-1][~modality.padding(ds, stored).ravel()])
+    values = np.concatenate(inside)
+    return robust_range(values if values.size else np.concatenate(every))
 
 
 def _name(uid: UID) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from torch import Tensor
 from cfgen._version import __version__
 from cfgen.data import derived, dicom, nifti
 from cfgen.data.decode import UnreadableImage
-from cfgen.data.derived import Identity
 from cfgen.data.folder import Item
-from cfgen.data.picture import read_picture, read_plane, resize
+from cfgen.data.identity import Identity
+from cfgen.data.picture import read_picture, read_plane, resize, to_channels
 from cfgen.data.put_back import put_back
+from cfgen.data.storage import storage
 from cfgen.result import Counterfactual
 
 FURTHER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5)
@@ -32,6 +32,9 @@ class Export:
     that a smaller grid has no pixels for. So the file is read and classified again, and where it
     does not flip, a file further along alpha is written instead: its lambda is the smallest of
     ``FURTHER`` that flips. The pictures of the case stay what they are.
+
+    Colour is written as RGB of 8 bit. Where a pair of one channel reads its luma, red, green and
+    blue change by the same step.
 
     Attributes:
         model: Name of the checkpoint, for the description.
@@ -102,7 +105,11 @@ class Export:
     def _write(self, item: Item, x: Tensor, x_cf: Tensor, note: str, out: Path) -> None:
         plane = read_plane(item, limits=self.limits)
         size = (x.shape[-2], x.shape[-1])
-        fit = partial(resize, size=size, keep_aspect=self.keep_aspect)
+
+        def fit(image: Tensor) -> Tensor:
+            """How reading comes from the window to the image: linear."""
+            return resize(to_channels(image, len(x)), size, keep_aspect=self.keep_aspect)
+
         if item.kind == "nifti":
             values = put_back(plane, x, x_cf, fit, lambda v: v.astype(np.float32), 0)
             changed = replace(plane, values=values)
@@ -110,7 +117,8 @@ class Export:
             nifti.write(out, item.path, item.index, item.axis, changed, keep_ids=keep)
             return
         source = dicom.load(item.path)
-        stored = derived.storage(source, item.index, plane, resized=plane.values.shape != size)
+        stored = storage(source, item.index, plane, resized=plane.values.shape[-2:] != size)
+        plane = replace(plane, values=stored.round(plane.values))
         step = abs(stored.slope / (plane.window.high - plane.window.low))
         changed = replace(plane, values=put_back(plane, x, x_cf, fit, stored.round, step))
         derived.write(out, source, item.index, changed, stored, note, self.identity)

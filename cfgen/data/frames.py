@@ -24,6 +24,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from cfgen.data.decode import UnreadableImage
+
 # Decoders that answer damaged data with an exception. GDCM, the only one for lossless JPEG, can end
 # the process instead, so it has one of its own; pylibjpeg-rle panics past any "except Exception".
 SAFE = {
@@ -45,7 +47,7 @@ numpy.save(sys.stdout.buffer, pixel_array(ds))
 """
 ATTRIBUTES = (
     "Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel "
-    "PhotometricInterpretation"
+    "PhotometricInterpretation PlanarConfiguration"
 ).split()
 
 
@@ -62,13 +64,31 @@ def decodable(syntax: UID) -> bool:
 
 
 def decode_frame(ds: Dataset, frame: int) -> np.ndarray:
-    """The stored values of a frame (H, W)."""
+    """The stored values of a frame, (H, W) or (H, W, 3); YBR colours as RGB.
+
+    Raises:
+        UnreadableImage: Its bits are not where a decoder finds them.
+        Exception: Anything else that a decoder says.
+    """
     syntax = ds.file_meta.TransferSyntaxUID
+    if int(ds.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian:
+        return _bits(ds, frame)
+    allocated, bits = int(ds.BitsAllocated), int(ds.BitsStored)
+    high = bits - 1 if ds.get("HighBit") is None else int(ds.HighBit)
+    below = high + 1 - bits  # PS3.5 8.1.1: bits under those of the value
+    holds_cells = not syntax.is_compressed or syntax == RLELossless
+    if not 0 <= below <= (allocated - bits if holds_cells else 0):
+        raise UnreadableImage(
+            f"expected the highest of {bits} bits in {allocated} at {bits - 1}, got HighBit {high}"
+        )
     if not syntax.is_compressed or syntax in SAFE:
-        return pixel_array(ds, index=frame, decoding_plugin=SAFE.get(syntax, ""))
+        plugin = SAFE.get(syntax, "")
+        values = pixel_array(ds, index=frame, decoding_plugin=plugin, bits_stored=high + 1)
+        return values >> below if below else values
     one = Dataset()
     for keyword in ATTRIBUTES:
-        one[keyword] = ds[keyword]
+        if keyword in ds:
+            one[keyword] = ds[keyword]
     frames = int(ds.get("NumberOfFrames") or 1)
     one.PixelData = encapsulate([get_frame(ds.PixelData, frame, number_of_frames=frames)])
     one["PixelData"].VR = "OB"
@@ -84,3 +104,16 @@ def decode_frame(ds: Dataset, frame: int) -> np.ndarray:
         timeout=300,
     )
     return np.load(io.BytesIO(done.stdout))
+
+
+def _bits(ds: Dataset, frame: int) -> np.ndarray:
+    """A frame of single bits (H, W); it may begin inside of a byte (PS3.5 8.1.1)."""
+    h, w = int(ds.Rows), int(ds.Columns)
+    if not 0 <= frame < int(ds.get("NumberOfFrames") or 1):
+        raise IndexError(f"no frame {frame}")
+    first = frame * h * w
+    packed = np.frombuffer(ds.PixelData, np.uint8)[first // 8 : -(-(first + h * w) // 8)]
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 :][: h * w]
+    if len(bits) < h * w:
+        raise ValueError(f"{len(bits)} bits are less than expected")
+    return bits.reshape(h, w)

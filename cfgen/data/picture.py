@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cfgen.data import dicom, nifti
+from cfgen.data.decode import UnreadableImage
 from cfgen.data.folder import Item, kind_of
-from cfgen.data.read import fit, fit_mask, read_image, read_mask
+from cfgen.data.read import LUMA, fit, fit_mask, read_image, read_mask
 from cfgen.data.window import Picture, Plane
 
 
@@ -26,13 +26,14 @@ def read_picture(
 
     Args:
         item: What to read.
-        channels: C, 1 for grey or 3 for RGB. A grey slice of a medical file fills all of them.
+        channels: C, 1 for grey or 3 for RGB. A grey slice of a medical file fills all of them;
+            a colour one goes to grey by its luma.
         size: (H, W) in pixels; None keeps the size of the file.
         keep_aspect: Pad with black, centred, to the aspect of `size` before resizing.
         limits: Ends of the window of medical files; None takes theirs.
 
     Returns:
-        The image, and the window of a medical file.
+        The image, and the window of a grey medical file.
 
     Raises:
         UnreadableImage: The file cannot be read; the message is the reason.
@@ -41,9 +42,18 @@ def read_picture(
         x = read_image(item.path, channels=channels, size=size, keep_aspect=keep_aspect)
         return Picture(x)
     plane = read_plane(item, limits=limits)
-    x = torch.from_numpy(plane.window.fraction(plane.values).clip(0, 1).astype(np.float32))[None]
+    shown = torch.from_numpy(plane.window.fraction(plane.values).clip(0, 1))
+    x = to_channels(shown if plane.colour else shown[None], channels).float()
     x = resize(x, size, keep_aspect=keep_aspect).clamp(0, 1)
-    return Picture(x.expand(channels, -1, -1).contiguous(), plane.window)
+    x = x.expand(channels, -1, -1).contiguous()
+    return Picture(x, None if plane.colour else plane.window)
+
+
+def to_channels(x: Tensor, channels: int) -> Tensor:
+    """Colours (3, h, w) to grey (1, h, w) where one channel is wanted, by their luma: linear."""
+    if len(x) <= channels:
+        return x
+    return torch.einsum("c,chw->hw", torch.from_numpy(LUMA).to(x.dtype), x)[None]
 
 
 def read_item_mask(
@@ -69,8 +79,10 @@ def read_item_mask(
         return read_mask(item.mask, size, keep_aspect=keep_aspect)
     if kind == item.kind == "nifti":
         nifti.check_grid(item.mask, item.path)
-    values = read_plane(replace(item, path=item.mask, kind=kind)).values
-    return fit_mask(torch.from_numpy(values != 0), size, keep_aspect=keep_aspect)
+    plane = read_plane(replace(item, path=item.mask, kind=kind))
+    if plane.colour:
+        raise UnreadableImage("expected a grey mask, got colours")
+    return fit_mask(torch.from_numpy(plane.values != 0), size, keep_aspect=keep_aspect)
 
 
 def read_plane(item: Item, *, limits: tuple[float, float] | None = None) -> Plane:

@@ -33,22 +33,25 @@ def put_back(
     image larger than its source cannot be reached in general; this is the closest that was seen.
 
     Args:
-        plane: The source.
+        plane: The source, (h, w) or (c, h, w).
         x: The image that was explained (C, H, W) in [0, 1], on the 8-bit grid.
-        x_cf: X' of the same shape and grid; channels are averaged.
-        fit: D without the window: pads and resizes (1, h, w) to (1, H, W), linearly.
+        x_cf: X' of the same shape and grid; channels are averaged where D gives one.
+        fit: D without the window: pads and resizes (c, h, w) to (1 or C, H, W), linearly.
         store: Rounds values to those that the file can hold.
         resolution: How far apart these are, as a share of the window.
 
     Returns:
-        Values (h, w), float64, that ``store`` leaves alone.
+        Values of the source's shape, float64, that ``store`` leaves alone.
 
     Reference:
         Gregor and Benson (2008), Computational Analysis and Improvement of SIRT.
     """
-    x, wanted = (image.double().mean(0, keepdim=True).cpu() for image in (x, x_cf))
-    source = torch.from_numpy(plane.window.fraction(plane.values))[None]
-    inside = source.clamp(0, 1)
+    kept = plane.values.reshape(-1, *plane.values.shape[-2:])
+    inside = torch.from_numpy(plane.window.fraction(kept)).clamp(0, 1)
+    read = fit(inside)
+    x, wanted = (image.double().cpu() for image in (x, x_cf))
+    if len(read) == 1:
+        x, wanted = (image.mean(0, keepdim=True) for image in (x, wanted))
 
     def back(error: Tensor) -> Tensor:
         y = torch.zeros_like(inside, requires_grad=True)
@@ -66,7 +69,6 @@ def put_back(
     def grid(x: Tensor) -> Tensor:
         return (x * LEVELS).round() / LEVELS
 
-    read = fit(inside)
     step = wanted - x
     reach = spread((step != 0).double()) > 0  # elsewhere the source is not touched
     near = fit(reach.double()) > 0
@@ -76,12 +78,12 @@ def put_back(
     goal = torch.where(near, goal, read)
 
     change = ahead = torch.zeros_like(inside)
-    best, least = plane.values, float("inf")
+    best, least = kept, float("inf")
     for i in range(ITERATIONS):
         moved = ahead.abs() > faint
-        values = plane.window.values((inside + ahead).numpy()[0])
-        values = np.where(moved.numpy()[0], store(values), plane.values)
-        seen = fit(torch.from_numpy(plane.window.fraction(values)).clamp(0, 1)[None])
+        values = plane.window.values((inside + ahead).numpy())
+        values = np.where(moved.numpy(), store(values), kept)
+        seen = fit(torch.from_numpy(plane.window.fraction(values)).clamp(0, 1))
         error = float((seen - goal).square().sum())
         exact = bool((grid(seen) == grid(wanted)).all())
         if exact or error < least:
@@ -90,4 +92,4 @@ def put_back(
             break
         before, change = change, within(ahead + reach * spread(goal - seen))
         ahead = within(change + i / (i + 3) * (change - before))
-    return best
+    return best.reshape(plane.values.shape)

@@ -40,15 +40,22 @@ class Window:
 
 @dataclass(frozen=True)
 class Plane:
-    """One grey slice of a medical file.
+    """One slice or frame of a medical file.
 
     Attributes:
-        values: Physical values (H, W), float64, finite.
+        values: Physical values (H, W), or red, green and blue (3, H, W); float64, finite.
         window: What is shown of them.
+        levels: Whether the values are the levels that are shown, not what they were measured as.
     """
 
     values: np.ndarray
     window: Window
+    levels: bool = False
+
+    @property
+    def colour(self) -> bool:
+        """Whether it has three channels."""
+        return self.values.ndim == 3
 
 
 @dataclass(frozen=True)
