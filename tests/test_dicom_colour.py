@@ -134,6 +134,7 @@ READ = {
     "SC_ybr_full_422_uncompressed.dcm": BARS,
     "ExplVR_BigEnd.dcm": ([251.0, 248.1, 15.7], [255, 255, 0]),
     "examples_jpeg2k.dcm": ([40.4, 34.5, 28.7], [0, 0, 0]),
+    "examples_palette.dcm": ([15.9, 20.0, 25.3], [36.9, 61.8, 93.6]),
     "examples_ybr_color.dcm": ([9.2, 9.5, 9.7], [1, 1, 0]),
 }
 
@@ -164,6 +165,10 @@ def test_lossless_jpeg_in_colour():
             "expected 1 samples a pixel for PALETTE COLOR, got 3",
         ),
         ({"PixelRepresentation": 1}, "expected colours from 0, got negative ones"),
+        (
+            {"PhotometricInterpretation": "YBR_RCT"},
+            "expected YBR_RCT in JPEG 2000, got another transfer syntax",
+        ),
         (
             {"PhotometricInterpretation": "YBR_PARTIAL_422"},
             "expected a grey, RGB, YBR or palette image, got another",

@@ -238,7 +238,7 @@ def test_the_default_window_is_that_of_the_frames_in_the_same_unit(tmp_path):
         )
         ends = np.percentile(values, [0.5, 99.5], method="nearest")
         for k in frames:
-            assert dicom.read(path, k).window == Window(*ends.tolist(), unit)
+            assert dicom.read(path, k).window == Window(float(ends[0]), float(ends[1]), unit)
 
 
 SIGNED = (PIXELS.astype(np.int16) // 4) - 1024  # -1024 to -1
@@ -429,7 +429,12 @@ def outcome(path):
 @pytest.mark.parametrize("vr", [b"US", b"FD", b"DS", b"IS", b"AT", b"UI", b"CS", b"DA", b"??"])
 def test_a_wrong_type_of_any_element_costs_one_line(tmp_path, vr):
     """A header that lies about the type of what it holds: the image is read, or refused."""
-    ds = scan(PIXELS, BurnedInAnnotation="NO", WindowCenter=40, WindowWidth=400, **CT, **TWELVE)
+    attributes: dict[str, Any] = {
+        "BurnedInAnnotation": "NO",
+        "WindowCenter": 40,
+        "WindowWidth": 400,
+    }
+    ds = scan(PIXELS, **(attributes | CT | TWELVE))
     ds.add_new("PixelPaddingValue", "US", 7)
     dcmwrite(tmp_path / "a", ds, enforce_file_format=True)
     data, refused = (tmp_path / "a").read_bytes(), 0

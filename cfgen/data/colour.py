@@ -7,11 +7,12 @@ from pydicom import Dataset
 from pydicom.pixels import apply_color_lut
 
 from cfgen.data.decode import UnreadableImage
+from cfgen.data.frames import WAVELETS
 from cfgen.data.modality import is_little, table
 
 PALETTE = "PALETTE COLOR"
-SAMPLED = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # decoders give RGB for each
-COLOURS = (*SAMPLED, PALETTE)
+TURNED = ("YBR_RCT", "YBR_ICT")  # by the decoder of JPEG 2000
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", *TURNED, PALETTE)  # of all but the last it gives RGB
 LUT = "PaletteColorLookupTable"
 
 
@@ -37,6 +38,8 @@ def levels(ds: Dataset, stored: np.ndarray) -> tuple[np.ndarray, int]:
         raise UnreadableImage(f"expected {wanted} samples a pixel for {kind}, got {samples}")
     if kind == PALETTE:
         return _palette(ds, stored)
+    if kind in TURNED and ds.file_meta.TransferSyntaxUID not in WAVELETS:
+        raise UnreadableImage(f"expected {kind} in JPEG 2000, got another transfer syntax")
     if stored.min() < 0:
         raise UnreadableImage("expected colours from 0, got negative ones")
     return np.moveaxis(stored.astype(np.float64), -1, 0), 2 ** int(ds.BitsStored) - 1

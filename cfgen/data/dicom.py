@@ -219,7 +219,7 @@ def _default(path: Path, ds: Dataset, frame: int) -> tuple[float, float]:
     return _robust(path, _stamp(path), modality.unit(ds, frame))
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=1000)
 def _robust(path: Path, stamp: tuple[int, int], unit: str) -> tuple[float, float]:
     """The percentiles of the frames in a unit, without padding."""
     ds = load(path)

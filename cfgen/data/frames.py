@@ -28,16 +28,13 @@ from cfgen.data.decode import UnreadableImage
 
 # Decoders that answer damaged data with an exception. GDCM, the only one for lossless JPEG, can end
 # the process instead, so it has one of its own; pylibjpeg-rle panics past any "except Exception".
+WAVELETS = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 SAFE = {
     RLELossless: "pydicom",
     JPEGBaseline8Bit: "pillow",
     JPEGLSLossless: "pyjpegls",
     JPEGLSNearLossless: "pyjpegls",
-    JPEG2000Lossless: "pylibjpeg",
-    JPEG2000: "pylibjpeg",
-    HTJ2KLossless: "pylibjpeg",
-    HTJ2KLosslessRPCL: "pylibjpeg",
-    HTJ2K: "pylibjpeg",
+    **dict.fromkeys(WAVELETS, "pylibjpeg"),
 }
 APART = """
 import io, sys, numpy, pydicom
