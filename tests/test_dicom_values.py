@@ -24,8 +24,8 @@ from cfgen.data.quiet import quiet
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 4096, (16, 12)).astype(np.uint16)
-TWELVE = {"BitsStored": 12, "HighBit": 11}
-CT = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024}
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+CT: dict[str, Any] = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024}
 
 
 def shown(path, frame=0, **options):
@@ -429,12 +429,7 @@ def outcome(path):
 @pytest.mark.parametrize("vr", [b"US", b"FD", b"DS", b"IS", b"AT", b"UI", b"CS", b"DA", b"??"])
 def test_a_wrong_type_of_any_element_costs_one_line(tmp_path, vr):
     """A header that lies about the type of what it holds: the image is read, or refused."""
-    attributes: dict[str, Any] = {
-        "BurnedInAnnotation": "NO",
-        "WindowCenter": 40,
-        "WindowWidth": 400,
-    }
-    ds = scan(PIXELS, **(attributes | CT | TWELVE))
+    ds = scan(PIXELS, BurnedInAnnotation="NO", WindowCenter=40, WindowWidth=400, **CT, **TWELVE)
     ds.add_new("PixelPaddingValue", "US", 7)
     dcmwrite(tmp_path / "a", ds, enforce_file_format=True)
     data, refused = (tmp_path / "a").read_bytes(), 0
