@@ -20,7 +20,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from pydicom import dcmread
-from scans import MARKERS, NAME, markers, write_scan
+from scans import MARKERS, NAME, markers, write_colours, write_scan
 
 from cfgen import load_checkpoint
 from cfgen.cli import main
@@ -260,6 +260,18 @@ def test_pictures_and_scans_side_by_side(run, study, images, tmp_path):
     assert not list(out.rglob("x_cf.dcm")) and not (out / "cases" / "mine" / "window.json").exists()
     window = json.loads((out / "cases" / "case-0001" / "window.json").read_text())
     assert window == {"low": -50.0, "high": 250.0, "unit": ""}
+
+
+def test_colour_goes_through_a_pair_of_greys(run, levels, tmp_path):
+    grey = levels[0]
+    path = write_colours(tmp_path / "colour.dcm", np.stack([grey, grey, grey // 2], -1))
+    out = tmp_path / "out"
+    assert run("--images", path, "--dicom", "--out", out) == 0
+    (row,) = rows_of(out)
+    assert (row["status"], row["dicom_flips"]) == ("FLIPPED", "1")
+    ds = dcmread(out / "cases" / "case-0001" / "x_cf.dcm")
+    assert (ds.PhotometricInterpretation, ds.Rows, ds.Columns) == ("RGB", 32, 32)
+    assert not (out / "cases" / "case-0001" / "window.json").exists()
 
 
 def test_the_window_that_was_asked_for_is_the_files_own_afterwards(run, study, tmp_path):
