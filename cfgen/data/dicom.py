@@ -88,7 +88,7 @@ def read(
     with refusing("damaged DICOM header"):
         if not annotated:
             _without_names(ds)
-    stored = decoded(ds, frame)
+    stored = stored_values(ds, frame)
     with refusing("damaged DICOM header"):
         if is_colour(ds):
             values, white = colour.levels(ds, stored)
@@ -182,7 +182,7 @@ def is_colour(ds: Dataset) -> bool:
     return ds.PhotometricInterpretation in colour.COLOURS
 
 
-def decoded(ds: Dataset, frame: int) -> np.ndarray:
+def stored_values(ds: Dataset, frame: int) -> np.ndarray:
     """The stored values of a frame (H, W); samples (H, W, 3) of red, green and blue.
 
     Raises:
@@ -229,7 +229,7 @@ def _robust(path: Path, stamp: tuple[int, int], unit: str) -> tuple[float, float
     chosen = sorted(set(np.linspace(0, len(frames) - 1, SAMPLED).round().astype(int).tolist()))
     every, inside = [], []
     for k in chosen:
-        stored = decoded(ds, frames[k])
+        stored = stored_values(ds, frames[k])
         every.append(_meaning(ds, frames[k], stored).ravel())
         inside.append(every[-1][~modality.padding(ds, stored).ravel()])
     values = np.concatenate(inside)
