@@ -24,6 +24,7 @@ from cfgen.data.quiet import quiet
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 4096, (16, 12)).astype(np.uint16)
+PIXELS[0, :5] = [1998, 1999, 2000, 2001, 2002]  # where windows of the tests end
 TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
 CT: dict[str, Any] = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024}
 
