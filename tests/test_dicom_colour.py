@@ -109,6 +109,10 @@ def test_a_palette_in_segments(tmp_path):
         segments = bytes([0, 1, 10 * k, 1, 255, 255])
         attributes[f"Segmented{name}PaletteColorLookupTableData"] = segments
     path = write_scan(tmp_path / "a", stored, **attributes)
+    large = attributes | {"RedPaletteColorLookupTableDescriptor": [300, 0, 8]}
+    assert reason(write_scan(tmp_path / "b", stored, **large)) == (
+        "expected 1 to 256 colours of 8 bit in segments, got 300"
+    )
     expected = np.stack([10 * k + (255 - 10 * k) * (stored / 255) for k in range(3)], -1)
     assert np.abs(rgb(path) * 255 - expected).max() <= 1
 

@@ -47,6 +47,9 @@ def levels(ds: Dataset, stored: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _palette(ds: Dataset, stored: np.ndarray) -> tuple[np.ndarray, int]:
     if f"Red{LUT}Data" not in ds:  # in segments
+        count, _, bits = (int(v) for v in ds[f"Red{LUT}Descriptor"].value)
+        if bits == 8 and not 0 < count <= 256:  # pydicom counts entries in their own bits
+            raise UnreadableImage(f"expected 1 to 256 colours of 8 bit in segments, got {count}")
         colours = apply_color_lut(stored, ds)
         return np.moveaxis(colours[..., :3].astype(np.float64), -1, 0), np.iinfo(colours.dtype).max
     tables = [
