@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from kornia.filters import gaussian_blur2d
-from torch import Tensor
+from torch import Tensor, nn
 
+from cfgen.classifiers.check import check_mode
 from cfgen.criterion import Criterion
 from cfgen.generators.base import Generator
 
@@ -66,7 +67,7 @@ class Problem:
         generator: The pair E, G.
         classifier: f, images (B, C, H, W) in [0, 1] to logits (B, K).
         criterion: Logits to a signed margin (B,).
-        x: Images (B, C, H, W) in [0, 1].
+        x: Images (B, C, H, W) in [0, 1], float32 or float64 as the weights of the models.
         detail: Keep what the pair cannot reconstruct, by adding r, and what is finer than sigma.
         region: Where the image may change (B, 1, H, W) in [0, 1]: X' moves from x to S G(z') + r
             by this share. None for everywhere; 1 - mask for "not here".
@@ -83,7 +84,8 @@ class Problem:
         not_finite: Which samples had a margin or a gradient that is not finite (B,) bool.
 
     Raises:
-        ValueError: x is not a batch of images in [0, 1], or criterion, E and G do not fit it.
+        ValueError: x is not a batch of images in [0, 1], or criterion, E and G do not fit it, or a
+            model is in train mode.
     """
 
     def __init__(
@@ -98,12 +100,15 @@ class Problem:
         levels: int | None = LEVELS,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
+        check_mode(classifier)
+        check_mode(generator, "generator")
         if x.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
+        _same_precision(x, {"generator": generator, "classifier": classifier})
         if not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(
-                f"expected finite images in [0, 1], got [{float(x.min()):g}, {float(x.max()):g}]"
-            )
+            raise ValueError(f"expected finite images in [0, 1], got {_span(x)}")
+        if levels is not None and levels < 1:
+            raise ValueError(f"expected levels of at least 1, got {levels}")
         if criterion.target.shape != (len(x),):
             raise ValueError(
                 f"expected target of shape ({len(x)},), got {tuple(criterion.target.shape)}"
@@ -114,12 +119,12 @@ class Problem:
         ):
             raise ValueError(
                 f"expected a region of shape {fits} in [0, 1], got {tuple(region.shape)} in "
-                f"[{float(region.min()):g}, {float(region.max()):g}]"
+                f"{_span(region)}"
             )
-        self.region = region
+        self.region = None if region is None else region.to(x)
         self.generator, self.classifier, self.criterion = generator, classifier, criterion
         self.detail, self.levels, self.autocast = detail, levels, autocast
-        self.x = self.to_grid(x)
+        self.x = self.to_grid(x.detach())
         self.passes = Passes.zeros(len(x))
         self.not_finite = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         with torch.no_grad():
@@ -281,6 +286,31 @@ class Problem:
             return margin
 
         return phi
+
+
+def _span(x: Tensor) -> str:
+    """The range of numbers, for an error."""
+    return f"[{float(x.min()):g}, {float(x.max()):g}]" if x.numel() else "nothing"
+
+
+def _same_precision(x: Tensor, models: dict[str, object]) -> None:
+    """ValueError where images are not in single or double precision, or weights in the other."""
+    kinds = {torch.float32, torch.float64}
+    if x.dtype not in kinds:
+        raise ValueError(f"expected images of float32 or float64, got {_name(x.dtype)}")
+    for name, model in models.items():
+        module = getattr(model, "func", model)  # a partial's
+        if isinstance(module, nn.Module):
+            own = {t.dtype for t in (*module.parameters(), *module.buffers())} & kinds
+            if own and x.dtype not in own:
+                raise ValueError(
+                    f"expected images of {_name(own.pop())}, as the weights of the {name} are, "
+                    f"got {_name(x.dtype)}"
+                )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def in_blocks(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

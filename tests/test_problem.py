@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cfgen.generators import Generator, Identity, Linear
 from cfgen.problem import Passes, unit
 from tests.worlds import (
     LATENTS,
+    PIXELS,
     SHAPE,
     TwoLogits,
     linear_world,
@@ -295,3 +297,43 @@ def test_without_detail_the_pair_is_shown_as_it_is():
     problem = Problem(Waves(1.5), sums(), target(1), x, detail=False, levels=None)
     image = problem.image(torch.tensor([[1.0, 0.0]]), torch.ones(1))
     torch.testing.assert_close(image, 0.5 + Waves(0).basis[:1])
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bool", "float16", "bfloat16"])
+def test_images_are_real_numbers_of_some_precision(kind):
+    x = torch.zeros(1, *SHAPE, dtype=getattr(torch, kind))
+    with pytest.raises(ValueError, match=f"^expected images of float32 or float64, got {kind}$"):
+        Problem(Identity(), sums(), target(1), x)
+
+
+@pytest.mark.parametrize("part", ["generator", "classifier"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_and_weights_are_of_one_precision(part, dtype):
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    pair = linear_world(1, 1).problem.generator if part == "generator" else Identity()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 2)) if part == "classifier" else sums()
+    pair, model = pair.to(dtype), model.to(dtype)
+    x = torch.full((1, *SHAPE), 0.5, dtype=dtype)
+    Problem(pair, model, target(1), x)
+    message = f"expected images of {dtype}, as the weights of the {part} are, got {other}"
+    message = message.replace("torch.", "")
+    for f in (model, partial(model)):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            Problem(pair, f, target(1), x.to(other))
+
+
+def test_a_grid_has_levels():
+    x = torch.zeros(1, *SHAPE)
+    with pytest.raises(ValueError, match="^expected levels of at least 1, got 0$"):
+        Problem(Identity(), sums(), target(1), x, levels=0)
+
+
+def test_a_region_may_be_yes_and_no():
+    x = torch.full((1, *SHAPE), 0.5)
+    here = torch.arange(10).expand(1, *SHAPE) < 5
+    one, other = (
+        Problem(Identity(), sums(), target(1), x, region=region) for region in (here, here.double())
+    )
+    alpha, lam = unit(torch.ones_like(x)), torch.ones(1)
+    assert torch.equal(one.image(alpha, lam), other.image(alpha, lam))
+    assert torch.equal(one.image(alpha, lam) != one.x, here)

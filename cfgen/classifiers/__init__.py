@@ -1,6 +1,7 @@
 """f: classifiers of any kind, brought to one convention."""
 
 from cfgen.classifiers.adapter import Classifier
+from cfgen.classifiers.check import check_classifier
 from cfgen.classifiers.committee import Committee, decision
 from cfgen.classifiers.evidence import EvidenceNet
 from cfgen.classifiers.files import load_classifier, save_classifier
@@ -9,6 +10,7 @@ __all__ = [
     "Classifier",
     "Committee",
     "EvidenceNet",
+    "check_classifier",
     "decision",
     "load_classifier",
     "save_classifier",
