@@ -543,6 +543,22 @@ def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Reference.load(tmp_path / "p", {"autoencoder/a.safetensors": "13"})
+    with pytest.raises(ValueError, match=f"^{re.escape(message.replace('13', 'None'))}$"):
+        Reference.load(tmp_path / "p", {"oracle/a.safetensors": "12"})
+
+
+@pytest.mark.parametrize("said", [{}, {"a.safetensors": None}, {"a.safetensors": ""}])
+@pytest.mark.parametrize("there", [{}, {"a.safetensors": ""}, {"a.safetensors": "12"}])
+def test_a_hash_that_is_missing_is_no_match(said, there, tmp_path):
+    normal = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    reference = Reference.fit(normal, normal[:, 0].exp(), list("aabbcc"), (32, 32))
+    reference.save(tmp_path / "p", {}, said)
+    message = (
+        "expected the sha256 of the generator's weights in p/config.json, got none "
+        "(python -m cfgen.training.plausibility renews it)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Reference.load(tmp_path / "p", there)
 
 
 def test_without_a_reference_the_round_trip_alone_is_the_score(lpips):

@@ -148,9 +148,14 @@ class Reference:
             generator: SHA-256 of the weights files that are there now.
 
         Raises:
-            ValueError: The generator is another one than was measured.
+            ValueError: The generator is another one than was measured, or it is not said which was.
         """
         config = json.loads((folder / "config.json").read_text())
+        if not config["generator"] or not all(config["generator"].values()):
+            raise ValueError(
+                f"expected the sha256 of the generator's weights in {folder.name}/config.json, "
+                "got none (python -m cfgen.training.plausibility renews it)"
+            )
         for file, digest in config["generator"].items():
             if generator.get(file) != digest:
                 raise ValueError(
