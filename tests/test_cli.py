@@ -624,3 +624,21 @@ def test_two_processes_write_the_rows_of_one(number, run, images, checkpoint_fol
         for name in ("x.png", "x_cf.png", "difference.png"):
             one, two = (tmp_path / n / "cases" / row["case"] / name for n in ("one", "two"))
             assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("value", ["-600,1500", "-.5,1", "40,400"])
+@pytest.mark.parametrize("command", ["explain", None])
+def test_a_value_may_begin_with_a_minus(value, command, monkeypatch):
+    argv = ["explain", "--window", value, "--dicom", "--limit", "-3", "--split", "-1,a"]
+    asked = []
+    monkeypatch.setattr("cfgen.cli.explain.run", lambda args: asked.append(args) or 0)
+    assert main(argv if command else argv[1:]) == 0
+    assert (asked[0].window, asked[0].limit, asked[0].split) == (value, -3, "-1,a")
+    assert asked[0].dicom is True
+
+
+@pytest.mark.parametrize("argv", ["--window --dicom", "--window -x,1", "--window"])
+def test_an_option_is_no_value(argv, capsys):
+    with pytest.raises(SystemExit):
+        main(argv.split())
+    assert capsys.readouterr().err.endswith("error: argument --window: expected one argument\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,20 @@ def program() -> str:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose values may begin with a minus.
+
+    argparse itself takes -1500 for a value, but -600,1500 for an option.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """As argparse's; an option and the value after it that begins with -1 are joined by =."""
+        joined: list[str] = []
+        for arg in sys.argv[1:] if args is None else args:
+            if joined and re.match(r"-\.?\d", arg) and re.fullmatch(r"--[a-z-]+", joined[-1]):
+                joined[-1] += f"={arg}"
+            else:
+                joined.append(arg)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, without the usage around it."""
