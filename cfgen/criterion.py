@@ -59,7 +59,8 @@ class Flip(Criterion):
         confidence: Probability in (0, 1) that the target must reach, or None.
 
     Raises:
-        ValueError: The target is not (B,) int64, or the confidence is not inside (0, 1).
+        ValueError: The target is not (B,) int64, kappa not finite, or the confidence not inside
+            (0, 1).
     """
 
     target: Tensor
@@ -69,12 +70,17 @@ class Flip(Criterion):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        if not isinstance(self.target, Tensor):
+            kind = type(self.target).__name__
+            raise ValueError(f"expected target of shape (B,) int64, got {kind}")
         if self.target.ndim != 1 or self.target.dtype != torch.int64:
             got = f"{tuple(self.target.shape)} {str(self.target.dtype).removeprefix('torch.')}"
             raise ValueError(f"expected target of shape (B,) int64, got {got}")
         p = self.confidence
         if p is not None and not 0 < p < 1:
             raise ValueError(f"expected a confidence between 0 and 1, got {p}")
+        if not math.isfinite(self.kappa):
+            raise ValueError(f"expected a finite kappa, got {self.kappa}")
         log_odds = 0.0 if p is None else math.log(p / (1 - p))
         object.__setattr__(self, "offset", log_odds + self.kappa)
 
@@ -116,7 +122,8 @@ class Hold(Criterion):
         tolerance: Largest change of a probability, in (0, 1).
 
     Raises:
-        ValueError: There is no such output, or the tolerance is not inside (0, 1).
+        ValueError: The logits are not (B, K), there is no such output, or the tolerance is not
+            inside (0, 1).
     """
 
     before: Tensor
@@ -125,6 +132,10 @@ class Hold(Criterion):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        if self.before.ndim != 2:
+            raise ValueError(
+                f"expected logits of shape (B, K) before, got {tuple(self.before.shape)}"
+            )
         outputs = self.before.shape[1]
         if not self.others or not all(0 <= k < outputs for k in self.others):
             raise ValueError(f"expected outputs from 0 to {outputs - 1}, got {self.others}")
@@ -153,10 +164,20 @@ class Hold(Criterion):
 
 @dataclass(frozen=True)
 class Both(Criterion):
-    """The minimum of two margins: met when both criteria are."""
+    """The minimum of two margins: met when both criteria are.
+
+    Raises:
+        ValueError: They are of batches of different sizes.
+    """
 
     first: Criterion
     second: Criterion
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        sizes = len(self.first.target), len(self.second.target)
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"expected criteria of one batch, got {sizes[0]} and {sizes[1]} rows")
 
     @property
     def target(self) -> Tensor:  # type: ignore[override]

@@ -98,13 +98,13 @@ class Counterfactual:
     @property
     def flipped(self) -> Tensor:
         """Which samples are FLIPPED (B,) bool."""
-        return torch.tensor([s is Status.FLIPPED for s in self.status])
+        return torch.tensor([s is Status.FLIPPED for s in self.status], dtype=torch.bool)
 
     @property
     def moved(self) -> Tensor:
         """Which samples hand over a generated image, not x (B,) bool."""
         generated = (Status.FLIPPED, Status.RECONSTRUCTION_FLIPS)
-        return torch.tensor([s in generated for s in self.status])
+        return torch.tensor([s in generated for s in self.status], dtype=torch.bool)
 
     @property
     def prob_before(self) -> Tensor:
@@ -168,7 +168,7 @@ class Counterfactual:
         if len(self) != 1:
             raise ValueError(f"expected a single counterfactual, got {len(self)}")
         arrays: dict[str, Any] = {
-            f.name: v[0].cpu().numpy()
+            f.name: v[0].detach().cpu().numpy()
             for f in fields(self)
             if isinstance(v := getattr(self, f.name), Tensor)
         }

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import warnings
 
@@ -260,6 +261,11 @@ def test_a_finding_needs_findings():
             "expected two classes for head sigmoid, got ['a', 'b', 'c']",
         ),
         ({"temperature": 0.0}, "expected a temperature above 0, got 0.0"),
+        ({"temperature": math.inf}, "expected a finite temperature, got inf"),
+        ({"mean": [0.5, math.nan, 0.5]}, "expected a finite mean, got [0.5, nan, 0.5]"),
+        ({"std": math.inf}, "expected a finite std, got inf"),
+        ({"size": 0}, "expected a size of one or two numbers from 1 on, got 0"),
+        ({"size": [8, 8, 8]}, "expected a size of one or two numbers from 1 on, got [8, 8, 8]"),
         ({"std": [1.0, 0.0, 1.0]}, "expected std above 0, got [1.0, 0.0, 1.0]"),
         ({"mean": [0.5, 0.5], "channels": 3}, "expected mean of 1 or 3 numbers, got [0.5, 0.5]"),
     ],
@@ -353,3 +359,34 @@ def test_a_plain_module_cannot_be_saved(tmp_path):
     )
     with refuses(ValueError, message):
         save_classifier(Classifier(network(), CLASSES), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_seen_in_that_of_the_weights(pair, dtype):
+    _, f = pair
+    x = images(3, 1, 32, 32).to(dtype)
+    assert torch.equal(f(x), f(x.float()))
+
+
+def test_a_classifier_in_double_precision(tmp_path):
+    model, f = from_module(tmp_path, "")
+    x = images(3, 1, 32, 32)
+    expected = model.double()(x.double())
+    assert torch.equal(f.double()(x), expected)
+
+
+def test_no_images_have_no_logits(pair):
+    assert pair[1](torch.zeros(0, 1, 32, 32)).shape == (0, 2)
+
+
+def test_levels_are_no_images():
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    with refuses(ValueError, "expected images of floating point in [0, 1], got uint8"):
+        Classifier(network(), CLASSES)(x)
+
+
+def test_classes_that_differ_by_case_are_two():
+    f = Classifier(network(), ["a", "A"])
+    assert (f.index("a"), f.index("A")) == (0, 1)
+    with refuses(ValueError, "expected a class of healthy, tumour, got 'Tumour'"):
+        Classifier(network(), CLASSES).index("Tumour")

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from cfgen.criterion import Flip
+from cfgen.criterion import Flip, Hold
 from tests.worlds import random
 
 
@@ -113,3 +113,23 @@ def test_a_target_that_is_no_class(values):
     message = f"expected targets from 0 to 1, got {list(values)}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Flip(target(*values))(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("values", [[0, 1], 1])
+def test_a_target_that_is_no_tensor(values):
+    message = f"expected target of shape (B,) int64, got {type(values).__name__}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Flip(values)
+
+
+@pytest.mark.parametrize("kappa", [math.nan, math.inf])
+def test_a_lead_that_is_none(kappa):
+    with pytest.raises(ValueError, match=f"^expected a finite kappa, got {kappa}$"):
+        Flip(target(0), kappa)
+
+
+def test_what_is_held_is_of_the_same_batch():
+    with pytest.raises(ValueError, match=r"^expected logits of shape \(B, K\) before, got \(2,\)$"):
+        Hold(torch.zeros(2), (0,))
+    with pytest.raises(ValueError, match="^expected criteria of one batch, got 2 and 3 rows$"):
+        Flip(target(0, 1)) & Hold(torch.zeros(3, 2), (0,))

@@ -1,6 +1,7 @@
 """Distances between images, against slow twins."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -82,7 +83,9 @@ def test_equal_images():
     x = images(0, 1)
     assert metrics.l1(x, x).tolist() == [0, 0, 0]
     assert metrics.psnr(x, x).tolist() == [math.inf] * 3
-    torch.testing.assert_close(metrics.ssim(x, x), torch.ones(3, dtype=torch.float64))
+    for y in (x, x.float(), x.half(), 0 * x, 0 * x.float(), x.round(), 1e-3 * x.float()):
+        assert metrics.ssim(y, y).tolist() == [1, 1, 1]
+        assert (metrics.ssim(y, y + 0.1 * (1 - y)) < 1).all()
 
 
 @pytest.mark.parametrize("metric", [metrics.l1, metrics.psnr, metrics.ssim])
@@ -105,3 +108,51 @@ def test_spread_is_the_mean_angle_between_changes():
     assert metrics.spread([a, 0 * a]).isnan().all()
     with pytest.raises(ValueError, match="^expected two changes or more, got 1$"):
         metrics.spread([a])
+
+
+each_metric = pytest.mark.parametrize("metric", [metrics.l1, metrics.psnr, metrics.ssim])
+
+
+@each_metric
+def test_half_precision_is_measured_in_single(metric):
+    x, y = images(0, 1).half(), images(1, 1).half()
+    assert torch.equal(metric(x, y), metric(x.float(), y.float()))
+    assert metric(x, y).dtype == torch.float32
+
+
+@each_metric
+def test_no_images_have_no_distance(metric):
+    none = torch.zeros(0, 1, 8, 8)
+    assert metric(none, none).shape == (0,)
+
+
+@each_metric
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (
+            torch.zeros(2, 1, 8, 8),
+            torch.zeros(1, 1, 8, 8),
+            "expected images of the same shape (B, C, H, W), got (2, 1, 8, 8) and (1, 1, 8, 8)",
+        ),
+        (
+            torch.zeros(8, 8),
+            torch.zeros(8, 8),
+            "expected images of the same shape (B, C, H, W), got (8, 8) and (8, 8)",
+        ),
+        (
+            torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+            torch.zeros(1, 1, 8, 8),
+            "expected images of floating point in [0, 1], got uint8 and float32",
+        ),
+    ],
+)
+def test_what_is_no_pair_of_images(metric, x, y, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        metric(x, y)
+
+
+def test_an_image_smaller_than_half_a_window():
+    assert metrics.ssim(*[torch.zeros(1, 1, 6, 6)] * 2).tolist() == [1]
+    with pytest.raises(ValueError, match="^expected sides of at least 6 px, got 5 x 9$"):
+        metrics.ssim(*[torch.zeros(1, 1, 5, 9)] * 2)

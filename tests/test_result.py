@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cfgen import Counterfactual, FirstCrossing, Flip, Hold, Problem, explain
+from cfgen import Counterfactual, FirstCrossing, Flip, Hold, Problem, Status, explain
 from cfgen.generators import Identity
 from tests.cases import each_target
 from tests.worlds import STATUS_IMAGES, TwoLogits, linear_world, status_world
@@ -195,3 +195,40 @@ def test_float32_arrays_for_the_readers_of_a_case(tmp_path):
             assert file[name].dtype == np.float32
             assert file[name].shape == (1, 2, 2)
             assert 0 <= file[name].min() <= file[name].max() <= 1
+
+
+def test_a_result_with_gradients_is_saved_without_them(tmp_path):
+    cf = explain(status_world(["FLIPPED"]))
+    grown = replace(cf, x=cf.x.clone().requires_grad_(), z=cf.z.clone().requires_grad_())
+    for name, one in (("plain", cf), ("grown", grown)):
+        one.save(tmp_path / f"{name}.npz")
+    plain, again = (Counterfactual.load(tmp_path / f"{n}.npz") for n in ("plain", "grown"))
+    assert torch.equal(plain.x, again.x) and torch.equal(plain.z, again.z)
+
+
+def test_images_with_gradients_are_explained_without_them(tmp_path):
+    x = torch.full((1, 1, 2, 2), 0.5).requires_grad_()
+    model = TwoLogits(lambda x: x.mean((1, 2, 3)) - 0.55)
+    cf = explain(Problem(Identity(), model, Flip(torch.tensor([1])), x))
+    assert cf.status == (Status.FLIPPED,) and x.grad is None
+    assert not any(t.requires_grad for t in vars(cf).values() if isinstance(t, torch.Tensor))
+
+
+def test_an_empty_batch_is_made_again():
+    target = torch.zeros(0, dtype=torch.int64)
+    model = TwoLogits(lambda x: x.mean((1, 2, 3)))
+    cf = explain(Problem(Identity(), model, Flip(target), torch.zeros(0, 1, 2, 2)))
+    assert cf.redecode().shape == (0, 1, 2, 2)
+    assert cf.flipped.dtype == cf.moved.dtype == torch.bool
+    assert cf.walk(3)[3].shape == (3, 0)
+
+
+def test_only_what_was_made_has_moved():
+    """Every status, those of files that were never explained too."""
+    cf = explain(status_world(["FLIPPED"]))
+    for status in Status:
+        one = replace(cf, status=(status,))
+        assert one.flipped.tolist() == [status is Status.FLIPPED]
+        assert one.moved.tolist() == [status in (Status.FLIPPED, Status.RECONSTRUCTION_FLIPS)]
+        made = one.redecode()
+        assert torch.equal(made, one.x_cf if one.moved.item() else one.x)

@@ -234,3 +234,5 @@ def test_the_arguments_stay_as_they_are():
 def test_parameters_are_positive(name, value):
     with pytest.raises(ValueError, match=f"^{re.escape(f'expected {name} > 0, got {value}')}$"):
         FirstCrossing(**{name: value})
+    with pytest.raises(ValueError, match=f"^expected a finite {name}, got inf$"):
+        FirstCrossing(**{name: math.inf})

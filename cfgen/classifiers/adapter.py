@@ -69,9 +69,14 @@ class Classifier(nn.Module):
             self.register_buffer(name, numbers)
         if not bool((self.std > 0).all()):
             raise ValueError(f"expected std above 0, got {std}")
+        for name, value in (("mean", mean), ("std", std), ("temperature", temperature)):
+            if not bool(torch.tensor(value).isfinite().all()):
+                raise ValueError(f"expected a finite {name}, got {value}")
         self.model = model
         self.channels = channels
         self.size = (size, size) if isinstance(size, int) else size and tuple(size)
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"expected a size of one or two numbers from 1 on, got {size}")
         self.temperature = temperature
         self.head = head
         # What classifier_files writes (it fills in the architecture), and the file that it copies.
@@ -99,11 +104,15 @@ class Classifier(nn.Module):
             with_mean: of a committee, (0, l) and after it the same of its members' mean (B, 4).
 
         Raises:
-            ValueError: a number of channels or of logits that does not fit.
+            ValueError: a number of channels or of logits that does not fit, or images of integers.
         """
         if x.ndim != 4 or x.shape[1] not in (1, self.channels or x.shape[1]):
             counts = f" with C in {sorted({1, self.channels})}" if self.channels else ""
             raise ValueError(f"expected images of shape (B, C, H, W){counts}, got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise ValueError(f"expected images of floating point in [0, 1], got {kind}")
+        x = x.to(self.mean.dtype)
         if self.size is not None:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         if self.channels is not None:

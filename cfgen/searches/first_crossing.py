@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,7 +40,7 @@ class FirstCrossing(Search):
         tol: Width of the final bracket, relative to lam + first / 10.
 
     Raises:
-        ValueError: A parameter is not positive.
+        ValueError: A parameter is not positive and finite.
 
     Reference: Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a
     nonlinear function without using derivatives, 1997, doi:10.1016/s0965-9978(96)00051-8.
@@ -51,6 +52,8 @@ class FirstCrossing(Search):
         for name, value in {"first": first, "ratio": ratio, "limit": limit, "tol": tol}.items():
             if not value > 0:
                 raise ValueError(f"expected {name} > 0, got {value}")
+            if value == math.inf:
+                raise ValueError(f"expected a finite {name}, got {value}")
         self.first, self.ratio, self.limit, self.tol = first, ratio, limit, tol
 
     def __call__(self, phi: Phi, start: Tensor, guess: Tensor | None = None) -> Root:
