@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from kornia.filters import gaussian_blur2d
-from torch import Tensor, nn
+from torch import Tensor
 
-from cfgen.classifiers.check import check_mode
+from cfgen.classifiers.check import check_models
 from cfgen.criterion import Criterion
 from cfgen.generators.base import Generator
 
@@ -84,8 +84,7 @@ class Problem:
         not_finite: Which samples had a margin or a gradient that is not finite (B,) bool.
 
     Raises:
-        ValueError: x is not a batch of images in [0, 1], or criterion, E and G do not fit it, or a
-            model is in train mode.
+        ValueError: x is not a batch of images in [0, 1], or criterion and models do not fit it.
     """
 
     def __init__(
@@ -100,13 +99,11 @@ class Problem:
         levels: int | None = LEVELS,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        check_mode(classifier)
-        check_mode(generator, "generator")
         if x.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
-        _same_precision(x, {"generator": generator, "classifier": classifier})
+        check_models(x, classifier=classifier, generator=generator)
         if not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(f"expected finite images in [0, 1], got {_span(x)}")
+            raise ValueError(f"expected finite images in [0, 1], got [{x.min():g}, {x.max():g}]")
         if levels is not None and levels < 1:
             raise ValueError(f"expected levels of at least 1, got {levels}")
         if criterion.target.shape != (len(x),):
@@ -114,14 +111,15 @@ class Problem:
                 f"expected target of shape ({len(x)},), got {tuple(criterion.target.shape)}"
             )
         fits = (len(x), 1, *x.shape[2:])
+        self.region = None if region is None else region.to(x)
         if region is not None and (
             region.shape != fits or not bool(((region >= 0) & (region <= 1)).all())
         ):
+            low, high = (float(t) for t in region.aminmax()) if region.numel() else (0, 0)
             raise ValueError(
                 f"expected a region of shape {fits} in [0, 1], got {tuple(region.shape)} in "
-                f"{_span(region)}"
+                f"[{low:g}, {high:g}]"
             )
-        self.region = None if region is None else region.to(x)
         self.generator, self.classifier, self.criterion = generator, classifier, criterion
         self.detail, self.levels, self.autocast = detail, levels, autocast
         self.x = self.to_grid(x.detach())
@@ -177,8 +175,7 @@ class Problem:
         x = self.compose(self.smooth(self.generator.decode(z)), rows)
         # A pixel on the edge of the range, as black background is, keeps its gradient, whatever the
         # last bits of G (they depend on the batch) and the gradient of torch's clamp there.
-        edge = 1e-5
-        outside = (x < -edge) | (x > 1 + edge)
+        outside = (x < -1e-5) | (x > 1 + 1e-5)
         return x.clamp(0, 1).detach() + torch.where(outside, 0, x - x.detach())
 
     def latent(self, alpha: Tensor, lam: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
@@ -208,14 +205,12 @@ class Problem:
 
     def count(self, kind: str, rows: Tensor | None = None) -> None:
         """Add one pass of the given kind to the samples ``rows``, or to all."""
-        counter = getattr(self.passes, kind)
-        counter[slice(None) if rows is None else rows.cpu()] += 1
+        getattr(self.passes, kind)[slice(None) if rows is None else rows.cpu()] += 1
 
     def finite(self, numbers: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Which rows of ``numbers`` (n, ...) are finite (n,) bool; marks the samples of others."""
-        fine = numbers.isfinite().flatten(1).all(1) if numbers.ndim > 1 else numbers.isfinite()
-        samples = torch.arange(len(self), device=fine.device)[rows]
-        self.not_finite[samples[~fine]] = True
+        fine = numbers[:, None].isfinite().flatten(1).all(1)
+        self.not_finite[torch.arange(len(self), device=fine.device)[rows][~fine]] = True
         return fine
 
     @torch.no_grad()
@@ -240,8 +235,7 @@ class Problem:
             view: What f sees of the images, turned or brighter for instance; None for themselves.
 
         Returns:
-            Margins (n,) and gradients (n, *L), both in the type of z. A gradient that is not
-            finite is handed out as zero: it leads nowhere.
+            Margins (n,) and gradients (n, *L) in the type of z; zero for one that is not finite.
         """
         index = slice(None) if rows is None else rows
         criterion = self.criterion if rows is None else self.criterion.rows(rows)
@@ -260,10 +254,9 @@ class Problem:
             (gradient,) = torch.autograd.grad(margin.sum(), z)
         self.count("forward", rows)
         self.count("backward", rows)
-        margin = margin.detach()
         self.finite(margin, index)
         fine = self.finite(gradient, index).view(-1, *[1] * (gradient.ndim - 1))
-        return margin, torch.where(fine, gradient, 0)
+        return margin.detach(), torch.where(fine, gradient, 0)
 
     def along(self, alpha: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The margin along a direction, all that a search may see.
@@ -288,31 +281,6 @@ class Problem:
         return phi
 
 
-def _span(x: Tensor) -> str:
-    """The range of numbers, for an error."""
-    return f"[{float(x.min()):g}, {float(x.max()):g}]" if x.numel() else "nothing"
-
-
-def _same_precision(x: Tensor, models: dict[str, object]) -> None:
-    """ValueError where images are not in single or double precision, or weights in the other."""
-    kinds = {torch.float32, torch.float64}
-    if x.dtype not in kinds:
-        raise ValueError(f"expected images of float32 or float64, got {_name(x.dtype)}")
-    for name, model in models.items():
-        module = getattr(model, "func", model)  # a partial's
-        if isinstance(module, nn.Module):
-            own = {t.dtype for t in (*module.parameters(), *module.buffers())} & kinds
-            if own and x.dtype not in own:
-                raise ValueError(
-                    f"expected images of {_name(own.pop())}, as the weights of the {name} are, "
-                    f"got {_name(x.dtype)}"
-                )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def in_blocks(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply f to x (B, ...) in blocks of ``BLOCK`` rows, the last filled up by its last: (B, ...).
 
@@ -329,5 +297,4 @@ def unit(v: Tensor) -> Tensor:
     # Divide by the largest entry first: the square of a tiny gradient underflows.
     flat = flat / flat.abs().amax(1, keepdim=True)
     flat = flat / flat.norm(dim=1, keepdim=True)
-    good = flat.isfinite().all(1, keepdim=True)
-    return torch.where(good, flat, torch.zeros_like(flat)).view_as(v)
+    return torch.where(flat.isfinite().all(1, keepdim=True), flat, 0).view_as(v)

@@ -256,6 +256,20 @@ def test_a_logit_in_zero_and_one_by_chance_is_let_through(head):
     assert check_classifier(f, images()) == []
 
 
+def test_a_logit_that_contrast_does_not_move_is_let_through():
+    """Behind a layer norm only another image leads out of [0, 1], down the gradient."""
+    torch.manual_seed(0)
+    line = nn.Linear(256, 1)
+    line.weight.data *= 0.1 / line.weight.data.norm()
+    line.bias.data.fill_(0.5)
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(256), line)
+    for x in (images(), 1e4 * (2 * images() - 1)):
+        assert bool(((model(x) > 0) & (model(x) < 1)).all())
+    assert check_classifier(Classifier(model, CLASSES, head="sigmoid"), images()) == []
+    end = Classifier(nn.Sequential(model, nn.Sigmoid()), CLASSES, head="sigmoid")
+    assert check_classifier(end, images()) == ends("sigmoid")
+
+
 def test_logits_that_are_not_finite_are_told():
     class Log(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

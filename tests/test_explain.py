@@ -140,6 +140,20 @@ def test_a_crossing_missed_or_met_by_a_hair_moves_on_by_its_bracket(by):
     assert cf.passes.forward.tolist() == [1 + 1 + 2] * 2
 
 
+@pytest.mark.parametrize(("by", "status"), [(3e-16, "FLIPPED"), (1e-12, "RECONSTRUCTION_FLIPS")])
+def test_a_reconstruction_that_flips_by_a_rounding_error_has_not_flipped(by, status):
+    class Brighter(Identity):
+        def decode(self, z: Tensor) -> Tensor:
+            return z + 0.125
+
+    model = TwoLogits(lambda x: (x[:, 0, 0, 0] - 0.375) + by)
+    x = torch.full((1, 1, 2, 2), 0.25, dtype=torch.float64)
+    flip = Flip(torch.tensor([1]))
+    cf = explain(Problem(Brighter(), model, flip, x, levels=None, detail=False))
+    assert cf.status[0].name == status
+    assert (cf.lam > 0).item() == (status == "FLIPPED")
+
+
 class Counts(nn.Module):
     """Counts the rows that go through a function, and come back through its gradient.
 

@@ -109,6 +109,17 @@ def test_a_step_that_is_nan_stays_at_zero():
     assert not torch.equal(image[1], problem.x[1])
 
 
+@pytest.mark.parametrize("rows", [None, [2, 1]])
+def test_a_gradient_that_is_not_finite_is_zero_and_marked(rows):
+    problem = status_world(["FLIPPED", "NOT_FINITE", "ALREADY"])
+    index = None if rows is None else torch.tensor(rows)
+    margin, gradient = problem.grad(problem.z if rows is None else problem.z[rows], index)
+    slopes = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(gradient, slopes if rows is None else slopes[rows])
+    assert margin.isfinite().all()
+    assert problem.not_finite.tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("rows", [None, [2, 0]])
 def test_the_gradient_is_the_slope(rows):
     problem = linear_world(3, 1).problem

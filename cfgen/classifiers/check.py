@@ -40,6 +40,35 @@ def check_mode(model: object, name: str = "classifier") -> None:
             raise ValueError(f"expected a {name} in eval mode, got a {kind} in train mode")
 
 
+def check_models(x: Tensor, **models: object) -> None:
+    """Refuse models that behave as in training, or whose weights are of another precision than x.
+
+    Args:
+        x: Images.
+        **models: Modules by what they are to the user; what is no module passes.
+
+    Raises:
+        ValueError: As :func:`check_mode`; x is not float32 or float64, or weights are the other.
+    """
+    kinds = {torch.float32, torch.float64}
+    if x.dtype not in kinds:
+        raise ValueError(f"expected images of float32 or float64, got {_name(x.dtype)}")
+    for name, model in models.items():
+        module = getattr(model, "func", model)  # a partial's
+        check_mode(module, name)
+        if isinstance(module, nn.Module):
+            own = {t.dtype for t in (*module.parameters(), *module.buffers())} & kinds
+            if own and x.dtype not in own:
+                raise ValueError(
+                    f"expected images of {_name(own.pop())}, as the weights of the {name} are, "
+                    f"got {_name(x.dtype)}"
+                )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @torch.no_grad()
 def check_classifier(f: Callable[[Tensor], Tensor], x: Tensor) -> list[str]:
     """Refuse a classifier whose flips would be wrong, and say what about it may not be meant.
@@ -58,7 +87,7 @@ def check_classifier(f: Callable[[Tensor], Tensor], x: Tensor) -> list[str]:
         ValueError: f is in train mode, cannot take the images, or any number of them, or its logits
             differ from call to call or with the other images of the batch.
     """
-    check_mode(f)
+    check_models(x, classifier=f)
     x = x[:IMAGES]
     batch = torch.cat([x, 1 - x])
     first, again, alone = (_logits(f, images) for images in (batch, batch, x[:1]))
