@@ -20,12 +20,14 @@ from cfgen import (
 )
 from cfgen.directions import Confined
 from cfgen.directions.confined import away_from
+from cfgen.directions.guided import VIEWS
+from cfgen.directions.smoothed import drawn
 from cfgen.directions.translation import shrink
 from cfgen.engine import Engine, Settings
-from cfgen.generators import Identity
+from cfgen.generators import Identity, Linear
 from cfgen.plausibility import LPIPS
 from cfgen.priors import Prior
-from tests.worlds import linear_world, random
+from tests.worlds import TwoLogits, linear_world, random
 
 checkpoint_folder = tiny.checkpoint_folder
 
@@ -37,12 +39,16 @@ class Shift(Prior):
         super().__init__()
         self.classes, self.d, self.scale = ("no", "yes"), d, torch.ones_like(d)
         self.asked: list[tuple[int, float]] = []
+        self.seeds: list[int] = []
+        self.sources: list[list[int]] = []
 
     def sample(self, labels: Tensor, seed: int) -> Tensor:
         return labels.view(-1, *[1] * self.d.ndim) * self.d
 
     def edit(self, z, source, target, seed, *, guidance):
         self.asked.append((len(z), guidance))
+        self.seeds.append(seed)
+        self.sources.append(source.tolist())
         return z + (target - source).view(-1, *[1] * self.d.ndim) * guidance * self.d
 
 
@@ -77,6 +83,44 @@ def test_each_sample_asks_for_as_much_guidance_as_it_needs():
     assert prior.asked == [(3, 4.0), (short, 8.0)]
     # One pass for the source, and one for each strength.
     assert problem.passes.forward.tolist() == [3 if o > 0.4 else 2 for o in optimum.tolist()]
+
+
+@pytest.mark.parametrize("direction", [Translation, Guided])
+def test_the_prior_draws_by_the_seed(direction):
+    for seed in (0, 5):
+        problem, prior, _ = world(1, toward=1.0)
+        direction(prior, seed=seed)(problem)
+        assert set(prior.seeds) == {seed}
+
+
+def test_the_source_is_the_class_that_f_sees_in_the_image():
+    """Not the other one than the target, where more certainty is asked for, nor that of G(E(x))."""
+    kept = torch.eye(4, dtype=torch.float64)[:2].reshape(2, 1, 2, 2)
+    pair = Linear(kept, torch.zeros(1, 2, 2, dtype=torch.float64))  # loses the last two pixels
+
+    def score(x: Tensor) -> Tensor:
+        return x[:, 0, 0, 0] + 2 * x[:, 0, 1, 0] - 1
+
+    x = torch.tensor([[0.8, 0.5, 0.2, 0.5], [0.8, 0.5, 0.0, 0.5]], dtype=torch.float64)
+    target = torch.tensor([1, 1])
+    problem = Problem(
+        pair, TwoLogits(score), Flip(target, confidence=0.9), x.view(2, 1, 2, 2), levels=None
+    )
+    prior = Shift(torch.tensor([0.1, 0.0], dtype=torch.float64))
+    Translation(prior)(problem)
+    assert prior.sources[0] == [1, 0]
+    assert score(problem.x_rec).sign().tolist() == [-1, -1]
+
+
+def test_in_a_subspace_the_guess_is_as_long_as_what_is_left_of_the_change():
+    problem, prior, _ = world(1, toward=0.5)
+    held = (prior.d + prior.d.roll(1)).expand(3, 1, -1)
+    alpha, guess = Confined(Translation(prior, guidance=(6.0,)), lambda _: away_from(held)).aim(
+        problem
+    )
+    left = away_from(held)(6 * prior.d.expand_as(problem.z), slice(None))
+    assert (left.norm(dim=1) < 0.99 * 6 * prior.d.norm()).all()
+    torch.testing.assert_close(guess[:, None] * alpha, left)
 
 
 class Window(torch.nn.Module):
@@ -201,6 +245,142 @@ def test_guided_climbs_where_the_prior_does_not_suffice(target):
     sign = 1 if target == 1 else -1
     assert ((cf.alpha * sign * prior.d).flatten(1).sum(1) > 0).all()
     assert ((cf.alpha * nearest).flatten(1).sum(1) > 0.1).all()
+
+
+def bent(x: Tensor) -> Tensor:
+    """A score that rises ever faster in two pixels, and in a third one by turns."""
+    a, b, c, _ = x.flatten(1).T
+    return 12 * a.square() + 6 * b.square() + 2 * (9 * c).sin() - 6
+
+
+def naive_guided(x, e, seed, *, view, steps=40, noise=0.02, momentum=0.5, reach=0.1, rounds=8,
+                 by=0.05, scale=1.0):  # fmt: skip
+    """Guided from a change e of one image x on, in plain words; and what each round came to."""
+    over, goal = 0.05, 0.3
+
+    def margin(z: Tensor, view=lambda x: x) -> Tensor:
+        return bent(view(z[None]))[0]
+
+    def look(e: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        z, seen = x + e, lambda x: x
+        if generator is not None:
+            z = z + noise * scale * torch.randn(e.shape, generator=generator)
+            torch.randint(2**31, (), generator=generator)  # of the view
+            seen = view
+        z = z.double().requires_grad_()
+        m = margin(z, seen)
+        return m.detach(), torch.autograd.grad(m, z)[0]
+
+    def climb(e: Tensor, generator: torch.Generator | None) -> tuple[Tensor, bool]:
+        longest, velocity = reach * e.norm() + 2 * noise, torch.zeros_like(e)
+        for _ in range(steps):
+            m, g = look(e, generator)
+            if m > over and margin(x + e) > over:
+                return e, True
+            velocity = momentum * velocity + g
+            way = min(max(goal - m, over) / velocity.norm(), longest)
+            e = e + way * velocity / velocity.norm()
+        return e, False
+
+    found, flips = climb(e, torch.Generator().manual_seed(seed))
+    if not flips:
+        found, flips = climb(e, None)
+    best = now = found
+    longest, told = reach * found.norm() + 2 * noise, []
+    generator = torch.Generator().manual_seed(seed + 1)
+    shrinks = True
+    for _ in range(rounds if flips else 0):
+        if shrinks:
+            size = now.norm(dim=0)
+            now = now * (1 - by * size.max() / size).clamp(min=0)
+        m, g = look(now, generator)
+        now = now + min(max(goal - m, 0) / g.norm(), longest) * g / g.norm()
+        shrinks = bool(margin(x + now) > over)
+        told.append((shrinks, bool(now.norm() > best.norm())))
+        if shrinks and now.norm() < best.norm():
+            best = now
+    return best, told
+
+
+@pytest.mark.parametrize(
+    ("options", "way", "kinds"),
+    [
+        ({"rounds": 0}, 0.01, set()),
+        ({"rounds": 0, "momentum": 0.9, "reach": 0.3, "seed": 3}, 0.01, set()),
+        ({"rounds": 0, "noise": 0.0, "scale": 3.0, "steps": 9}, 0.02, set()),
+        (
+            {"rounds": 12, "shrink": 0.2, "scale": 0.5, "seed": 1},
+            0.02,
+            {(True, True), (True, False), (False, True), (False, False)},
+        ),
+        ({"rounds": 12, "noise": 0.1, "seed": 2}, 0.05, {(True, True), (False, False)}),
+    ],
+)
+def test_guided_is_a_climb_and_a_tightening(options, way, kinds):
+    """Against a twin; each step, its length and what is kept of it."""
+    x = torch.tensor([0.4, 0.3, 0.5, 0.5], dtype=torch.float64).view(1, 2, 2)
+    prior = Shift(torch.tensor([way, way, -way, way], dtype=torch.float64).view(1, 2, 2))
+    own = dict(options)
+    prior.scale = torch.full_like(prior.d, own.pop("scale", 1.0))
+    own = {"noise": 0.02} | own
+
+    def view(x: Tensor) -> Tensor:
+        return 0.97 * x
+
+    problem = Problem(Identity(), TwoLogits(bent), Flip(torch.tensor([1])), x[None], levels=None)
+    made = Guided(prior, augment=view, **own)
+    chord = made.translation.chord(problem)[0][0]
+    alpha, length = made.aim(problem)
+    twin = {"scale": prior.scale, "by": own.pop("shrink", 0.05), "seed": 0} | own
+    expected, told = naive_guided(x, chord, view=view, **twin)
+    torch.testing.assert_close(length[0] * alpha[0], expected)
+    assert bool(bent(x[None] + expected) > 0.05)
+    assert kinds <= set(told)
+
+
+def test_what_does_not_flip_starts_afresh():
+    """A view that turns the margin round leads away; without views the way begins at the chord."""
+    changes = []
+    for view in (lambda x: 1 - x, torch.nn.Identity()):
+        problem, prior, _ = world(1, toward=0.0)
+        alpha, length = Guided(prior, steps=12, noise=0, augment=view, rounds=0).aim(problem)
+        assert (problem.margin(problem.z + length[:, None] * alpha, torch.arange(3)) > 0).all()
+        changes.append(length[:, None] * alpha)
+    assert problem.passes.backward.min() > 0  # the chord alone does not flip
+    torch.testing.assert_close(*changes)
+
+
+def test_the_views_of_guided_are_as_wide_as_they_say():
+    """Mirrored or not; turned by 10 degrees, moved by 5 %, scaled by 10 %, 20 % brighter."""
+    generator = torch.Generator().manual_seed(0)
+    spots = torch.zeros(1, 1, 101, 101)
+    spots[..., 48:53, 78:83] = spots[..., 48:53, 18:23] = 0.5  # 30 px right and left of the middle
+    spots[..., 17:24, 47:54] = 0.4  # and above
+    at = torch.arange(101.0) - 50
+
+    def centre(part: Tensor) -> Tensor:
+        total = part.sum()
+        return torch.stack([(part.sum(0) * at).sum() / total, (part.sum(1) * at).sum() / total])
+
+    turns, sizes, gains, middles, sides = [], [], [], [], []
+    for _ in range(60):
+        one = spots.clone()
+        one[..., 48:53, 18:23] *= 0.9  # the left one is darker
+        seen = drawn(VIEWS, generator)(one)[0, 0]
+        left = torch.where(at[None] < -12, seen, 0)
+        right = torch.where(at[None] > 12, seen, 0)
+        a, b = centre(left), centre(right)
+        sides.append(bool(left.amax() > right.amax()))
+        turns.append(float(torch.rad2deg(torch.atan2(b[1] - a[1], b[0] - a[0]))))
+        sizes.append(float((b - a).norm() / 60))
+        middles.append(((a + b) / 2).tolist())
+        gains.append(float(seen.amax() / 0.5))
+    assert 15 < sum(sides) < 45
+    assert 8.3 < max(map(abs, turns)) < 10.6
+    assert 0.89 < min(sizes) < 0.92 and 1.08 < max(sizes) < 1.11
+    assert 0.79 < min(gains) < 0.85 and 1.15 < max(gains) < 1.21
+    far = torch.tensor(middles).abs().amax(0)
+    assert (4.2 < far).all() and (far < 5.6).all()
 
 
 @pytest.mark.parametrize("toward", [0.0, 1.0], ids=["climbing", "translated"])

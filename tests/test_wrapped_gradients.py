@@ -134,6 +134,99 @@ def test_augmentations_count_and_a_seed_replays():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(
+    "option", [{"degrees": 20}, {"shift": 0.2}, {"brightness": 0.9}, {"noise": 0.3}]
+)
+def test_each_option_counts_alone(option):
+    still = {"noise": 0, "degrees": 0, "shift": 0, "brightness": 0}
+    plain, moved = (Smoothed(Gradient(), **o)(bent_problem()) for o in (still, still | option))
+    assert torch.allclose(plain, Gradient()(bent_problem()))
+    assert not torch.allclose(plain, moved, atol=2e-3)
+
+
+def test_an_image_is_turned_and_shifted_as_far_as_it_is_told():
+    at = torch.arange(41.0) - 20
+    x = torch.zeros(1, 1, 41, 41)
+    x[..., 18:23, 33:38] = 1.0
+    for options in ({"degrees": 20, "shift": 0}, {"degrees": 0, "shift": 0.1}):
+        smooth = Smoothed(Gradient(), brightness=0, **options)
+        generator, centres = torch.Generator().manual_seed(0), []
+        for _ in range(40):
+            seen = drawn(smooth.augment, generator)(x)[0, 0]
+            centres.append([(seen.sum(i) * at).sum() / seen.sum() for i in (0, 1)])
+        column, row = torch.tensor(centres).T
+        if options["degrees"]:
+            turn = torch.rad2deg(torch.atan2(row, column)).abs()
+            assert 17 < turn.max() < 20.5
+        else:
+            for moved in (column - 15, row):
+                assert 3.5 < moved.abs().max() < 4.15
+
+
+def test_a_view_stays_in_the_range_and_all_samples_share_it():
+    smooth = Smoothed(Gradient(), brightness=0.5)
+    x, generator = torch.rand(1, 1, 9, 9).expand(4, -1, -1, -1), torch.Generator()
+    for _ in range(5):
+        seen = drawn(smooth.augment, generator)(x)
+        assert 0 <= seen.min() and seen.max() <= 1
+        torch.testing.assert_close(seen, seen[:1].expand(4, -1, -1, -1))
+
+
+class Asks(Gradient):
+    """A direction that looks once, in a view or not, and keeps what it was told."""
+
+    def __init__(self, view=None) -> None:
+        self.view = view
+
+    def aim(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        self.told = problem.grad(problem.z, None, self.view)
+        return unit(self.told[1]), torch.zeros(len(problem))
+
+
+def test_margins_and_gradients_are_means_of_the_draws():
+    inner, problem = Asks(), bent_problem()
+    Smoothed(inner, samples=5, noise=0.3, degrees=0, shift=0, brightness=0, seed=2)(problem)
+    generator, told = torch.Generator().manual_seed(2), []
+    for _ in range(5):
+        n = 0.3 * torch.randn(8, generator=generator).double()
+        torch.randint(2**31, (), generator=generator)
+        told.append(problem.grad(problem.z + n))
+    for found, each in zip(inner.told, zip(*told, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(each).mean(0))
+
+
+def test_a_view_that_the_direction_takes_itself_comes_first():
+    def dark(x: Tensor) -> Tensor:
+        return 0.5 * x
+
+    inner = Asks(dark)
+    Smoothed(inner, samples=1, noise=0, degrees=0, shift=0, brightness=0)(bent_problem())
+    plain = bent_problem()
+    for found, each in zip(inner.told, plain.grad(plain.z, None, dark), strict=True):
+        torch.testing.assert_close(found, each)
+    seen = drawn(lambda x: x + 0.25, torch.Generator(), dark)(torch.full((1, 1, 2, 2), 0.5))
+    assert seen.unique().tolist() == [0.5]
+
+
+def test_the_guess_of_the_natural_gradient_is_where_its_own_way_crosses():
+    """Not where the gradient's would: in the stretched latent they differ."""
+    problem, _, _ = stretched()
+    alpha, guess = NaturalGradient(steps=12, damping=1e-6).aim(problem)
+    phi, rows = problem.along(alpha), torch.arange(3)
+    assert (phi(0.999 * guess, rows) < 0).all() and (phi(1.001 * guess, rows) > 0).all()
+
+
+def test_the_damping_is_relative_to_the_gradients_own_curvature():
+    """A decoder a thousand times as flat has another metric and the same way."""
+    ways = []
+    for factor in (1.0, 1e-3):
+        problem, basis, _ = stretched()
+        pair = Pair(Times(torch.linalg.pinv(basis), (5,)), Times(factor * basis, (1, 6, 6)))
+        problem = Problem(pair, problem.classifier, problem.criterion, problem.x, levels=None)
+        ways.append(NaturalGradient(steps=12, damping=0.05)(problem))
+    torch.testing.assert_close(*ways)
+
+
 def test_samples_are_one_or_more():
     with pytest.raises(ValueError) as error:
         Smoothed(Gradient(), samples=0)
