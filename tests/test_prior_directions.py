@@ -1,6 +1,7 @@
 """Directions that a prior guides, on a prior whose edits are known."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import tiny
@@ -320,7 +321,7 @@ def test_guided_is_a_climb_and_a_tightening(options, way, kinds):
     """Against a twin; each step, its length and what is kept of it."""
     x = torch.tensor([0.4, 0.3, 0.5, 0.5], dtype=torch.float64).view(1, 2, 2)
     prior = Shift(torch.tensor([way, way, -way, way], dtype=torch.float64).view(1, 2, 2))
-    own = dict(options)
+    own: dict[str, Any] = dict(options)
     prior.scale = torch.full_like(prior.d, own.pop("scale", 1.0))
     own = {"noise": 0.02} | own
 
@@ -331,7 +332,7 @@ def test_guided_is_a_climb_and_a_tightening(options, way, kinds):
     made = Guided(prior, augment=view, **own)
     chord = made.translation.chord(problem)[0][0]
     alpha, length = made.aim(problem)
-    twin = {"scale": prior.scale, "by": own.pop("shrink", 0.05), "seed": 0} | own
+    twin: dict[str, Any] = {"scale": prior.scale, "by": own.pop("shrink", 0.05), "seed": 0} | own
     expected, told = naive_guided(x, chord, view=view, **twin)
     torch.testing.assert_close(length[0] * alpha[0], expected)
     assert bool(bent(x[None] + expected) > 0.05)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -150,6 +151,97 @@ def test_a_mistake_in_the_questions_is_one_line(tmp_path, text, message):
     assert str(error.value) == message
 
 
+def test_every_key_of_the_questions_file_counts(tmp_path):
+    """Each one at a value that is not its default."""
+    text = """
+title: T
+introduction: Read this first.
+classes: [a, b]
+arms: [unaided, attribution]
+attribution: gradcam
+design: split
+cases: 7
+repeats: 2
+gap: 1
+allow_back: true
+questions:
+  - {id: own, type: choice, ask: "?", options: [x, y, z], confidence: false, optional: true}
+  - {id: is, type: yes-no, ask: "?", positive: b}
+  - {id: far, type: scale, ask: "?", points: 7, ends: [low, high], positive: a}
+  - {id: say, type: text, ask: "?", optional: false}
+"""
+    assert read_questions(write_questions(tmp_path, text)) == Questionnaire(
+        "T",
+        (
+            Question("own", "choice", "?", ("x", "y", "z"), optional=True),
+            Question("is", "yes-no", "?", ("yes", "no"), positive="b", confidence=True),
+            Question("far", "scale", "?", tuple("1234567"), ("low", "high"), positive="a"),
+            Question("say", "text", "?"),
+        ),
+        "Read this first.",
+        ("a", "b"),
+        ("unaided", "attribution"),
+        "gradcam",
+        "split",
+        7,
+        2,
+        1,
+        True,
+    )
+    text = "title: T\nclasses: [a, b]\narms: [unaided]\nquestions:\n"
+    least = text + '  - {id: q, type: choice, ask: "?"}\n  - {id: s, type: scale, ask: "?"}\n'
+    found = read_questions(write_questions(tmp_path, least))
+    choice = Question("q", "choice", "?", ("a", "b"), labelled=True, confidence=True)
+    scale = Question("s", "scale", "?", tuple("12345"))
+    assert found == Questionnaire("T", (choice, scale), "", ("a", "b"), ("unaided",))
+    assert (found.design, found.cases, found.repeats, found.gap) == ("crossed", None, 0, None)
+
+
+def test_a_study_is_as_its_questions_file_says(tmp_path):
+    run = make_run(tmp_path / "run", 10)
+    text = QUESTIONS.replace("repeats: 3", "repeats: 1\ncases: 6\nallow_back: true\ngap: 1")
+    text = text.replace("title: ", "introduction: Please read.\ntitle: ")
+    questions = read_questions(write_questions(tmp_path, text))
+    study = write_study(run, questions, 2, tmp_path / "out", seed=1)
+    data = data_of(study.pages[0])
+    assert (data["introduction"], data["allow_back"]) == ("Please read.", True)
+    assert (data["title"], data["reader"], data["columns"]) == ("Reading slices", 1, 3)
+    assert data_of(study.pages[1])["reader"] == 2
+    key = read_key(tmp_path / "out")
+    assert len({row["case"] for row in key}) == study.record["cases"] == 6
+    assert (
+        Counter(row["truth"] for row in key if row["arm"] == "unaided" and row["repeat"] == "0")[
+            "tumour"
+        ]
+        == 6
+    )  # three of each class, of two readers
+    assert sum(row["repeat"] == "1" for row in key) == 2
+    assert study.record["pages"] == 13
+    shown = {q["id"]: q for q in data["questions"]["reading"]}
+    assert set(shown) == {"finding", "likelihood", "remarks"}
+    names = {"id", "type", "ask", "options", "ends", "confidence", "optional"}
+    assert set(shown["finding"]) == names  # nothing that helps to answer it
+    assert shown["finding"]["confidence"] and not shown["likelihood"]["confidence"]
+    assert shown["remarks"]["optional"] and not shown["finding"]["optional"]
+    once = Questionnaire("t", (CHOICE,), arms=("unaided",))
+    alone = write_study(run, once, 1, tmp_path / "alone", seed=1)
+    assert data_of(alone.pages[0])["columns"] == 1
+    assert not data_of(alone.pages[0])["allow_back"]
+
+
+def test_a_gap_of_the_questions_file_is_kept():
+    least = {7: 99, 1: 99}
+    for gap in least:
+        questions = Questionnaire("t", (CHOICE,), arms=ARMS[:2], gap=gap, repeats=5)
+        for seed in range(6):
+            seen: dict[str, int] = {}
+            for page in plan(cases(12), 1, questions, seed)[0]:
+                if page.case in seen:
+                    least[gap] = min(least[gap], page.position - seen[page.case])
+                seen[page.case] = page.position
+    assert least[7] > 7 and 1 < least[1] < 7
+
+
 def test_right_answers_and_ratings():
     yes_no = Question("y", "yes-no", "?", ("yes", "no"), positive="a", confidence=True)
     assert [yes_no.right(t) for t in ("a", "b", "")] == ["yes", "no", None]
@@ -226,6 +318,43 @@ def test_plan_depends_on_the_seed_alone():
     assert plan(cases(9), 2, questions, 2)[0] != one
 
 
+def test_readers_and_parts_take_the_arms_and_truths_in_turns():
+    """A Latin square: what one reader sees first in one arm the next one sees in another."""
+    questions = Questionnaire("t", BOTH, arms=ARMS, design="split")
+    plans = plan(cases(12), 3, questions, 0)
+    arm = [{p.case: p.arm for p in pages if p.kind == "reading"} for pages in plans]
+    truth = [{p.case: p.truth for p in pages if p.kind == "origin"} for pages in plans]
+    for case in cases(12):
+        assert len({a[case] for a in arm}) == 3
+        assert truth[0][case] != truth[1][case] == truth[1][case] != truth[2][case]
+    crossed = plan(cases(12), 1, Questionnaire("t", (CHOICE,), arms=ARMS), 0)[0]
+    for case in cases(12):
+        assert len({(p.part, p.arm) for p in crossed if p.case == case}) == 3
+
+
+def test_repeats_come_at_any_place_and_of_every_arm_and_truth():
+    questions = Questionnaire("t", BOTH, arms=ARMS[:2], repeats=4)
+    places, origin = set(), []
+    for seed in range(12):
+        (pages,) = plan(cases(20), 1, questions, seed)
+        again = [p for p in pages if p.repeat and p.kind == "reading"]
+        last = [p for p in pages if p.kind == "reading" and p.part == pages[-1].part]
+        places |= {last.index(p) for p in again}
+        assert Counter(p.arm for p in again) == {arm: 2 for arm in ARMS[:2]}
+        shown = [p.truth for p in pages if p.repeat and p.kind == "origin"]
+        origin.append(Counter(shown) == {"real": 2, "synthetic": 2})
+    assert all(origin)
+    assert len(places) > 6 and min(places) < 17
+
+
+def test_the_order_is_drawn_from_the_cases_that_may_come():
+    """Every case comes first for some reader, and orders differ from reader to reader."""
+    questions = Questionnaire("t", (CHOICE,), arms=ARMS[:1])
+    plans = plan(cases(6), 60, questions, 0)
+    assert {pages[0].case for pages in plans} == set(cases(6))
+    assert len({tuple(p.case for p in pages) for pages in plans}) > 40
+
+
 def test_order_and_names_do_not_tell_truth_or_arm():
     questions = Questionnaire("t", (CHOICE,), arms=ARMS[:2])
     # Sorted by class, as folders often are.
@@ -256,6 +385,8 @@ def test_cases_are_drawn_with_the_classes_in_turns():
     drawn = chosen(labels, 12, seed=0)
     assert Counter(drawn.values()) == {"a": 6, "b": 6}
     assert drawn == chosen(labels, 12, seed=0) != chosen(labels, 12, seed=1)
+    assert Counter(chosen(labels, 25, seed=0).values()) == {"a": 15, "b": 10}
+    assert list(drawn) == [case for case in labels if case in drawn]
     assert chosen(labels, None, 0) == chosen(labels, 40, 0) == labels
 
 
@@ -357,6 +488,14 @@ def test_words_of_an_arm(tmp_path):
         captions = " ".join(figure["caption"] for figure in figures)
         seen.add(row["arm"])
         assert marks[0] == "synthetic patient, not for diagnosis"
+        other = {"healthy": "tumour", "tumour": "healthy"}[row["truth"]]
+        says = f"Image. The model’s answer to this image: “{row['truth']}”."
+        assert figures[0]["caption"] == ("Image" if row["arm"] == "unaided" else says)
+        if row["arm"] == "counterfactual":
+            assert figures[1]["caption"] == (
+                "Counterfactual: the smallest change found after which the model answers "
+                f"“{other}”."
+            )
         assert (row["truth"] in captions) == (row["arm"] != "unaided")  # the model's answer
         if row["arm"] == "counterfactual":
             assert marks[1:] == ["synthetic counterfactual, not for diagnosis"] * 2
@@ -410,6 +549,77 @@ def test_study_of_a_real_run(tmp_path, checkpoint_folder, capsys):  # noqa: F811
     assert stop.value.code == 2
     message = f"cfgen study: error: expected a new or empty folder for the study, got '{out}'\n"
     assert capsys.readouterr().err == message
+
+
+def test_the_command_says_what_a_study_lacks(tmp_path, capsys):
+    run, out = make_run(tmp_path / "run", 8), tmp_path / "study"
+    table = (run / "results.csv").read_text()
+    table = table.replace("patient-00-healthy.png,healthy", "patient-00-healthy.png,")
+    table += "a,a.png,tumour,tumour,healthy,ALREADY\nb,b.png,tumour,tumour,healthy,ALREADY\n"
+    (run / "results.csv").write_text(table)
+    both = QUESTIONS.replace("repeats: 3", "repeats: 0") + ORIGIN.split("questions:\n")[1]
+    questions = str(write_questions(tmp_path, both))
+    argv = ["study", str(run), "--questions", questions, "--out", str(out), "--seed", "5"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == (
+        "Left out, because they have no counterfactual: 1 NOT_FOUND, 2 ALREADY.\n"
+        "7 of 8 cases have a label; the answers to the others are not scored, for the model's "
+        "answer is not the truth.\n"
+        "Real and synthetic images differ in (area under the ROC curve): sharpness 1.00, "
+        "grey levels 1.00, compressed size 1.00.\n"
+        "8 cases, 24 pages a reader.\n"
+        f"Hand out {out / 'reader-1.html'}, {out / 'reader-2.html'}, {out / 'reader-3.html'}\n"
+        f"Keep {out / 'key'}: it holds the truth and the arms.\n"
+    )
+    record = json.loads((out / "key" / "study.json").read_text())
+    assert (record["seed"], record["readers"], record["labelled"]) == (5, 3, 7)
+    assert record["left_out"] == {"NOT_FOUND": 1, "ALREADY": 2}
+    # Nothing of it where nothing is to be said.
+    (run / "results.csv").write_text(
+        "\n".join(
+            line for line in table.splitlines() if "ALREADY" not in line and "lost" not in line
+        ).replace("patient-00-healthy.png,,", "patient-00-healthy.png,healthy,")
+        + "\n"
+    )
+    argv = ["study", str(run), "--questions", str(write_questions(tmp_path)), "--readers", "1"]
+    assert main([*argv, "--out", str(tmp_path / "two")]) == 0
+    assert capsys.readouterr().out.startswith("8 cases, 19 pages a reader.\nHand out ")
+
+
+def test_cues_are_areas_that_tell_either_way(tmp_path):
+    """A counterfactual that is smoother in three of four cases: 0.75, as if it were sharper."""
+    run = make_run(tmp_path / "run", 4)
+    questions = read_questions(write_questions(tmp_path, ORIGIN))
+    for name in ("x", "x_cf"):
+        shutil.copy(
+            run / "cases" / "patient-00-healthy" / "x.png",
+            run / "cases" / "patient-03-tumour" / f"{name}.png",
+        )
+    material = Material.read(run, questions)
+    cues = material.cues(sorted(material.labels))
+    assert cues["grey levels"] == pytest.approx(14 / 16, abs=0.07)
+    assert all(0.5 <= area <= 1 for area in cues.values())
+
+
+def test_the_name_of_an_attribution_map_is_asked_for(tmp_path):
+    run = make_run(make_run(tmp_path / "run", 4, maps="b"), 4, maps="a")
+    text = QUESTIONS.replace("[unaided, counterfactual]", "[unaided, attribution]\nattribution: b")
+    questions = read_questions(write_questions(tmp_path, text))
+    material = Material.read(run, questions)
+    assert material.attribution == "b"
+    figures = material.reading("patient-00-healthy", "attribution")
+    assert [f.path.name for f in figures] == ["x.png", "b.png"]
+
+
+def test_a_study_is_named_by_its_seed_so_that_answers_to_another_are_refused(tmp_path):
+    run = make_run(tmp_path / "run", 4)
+    questions = read_questions(write_questions(tmp_path, QUESTIONS.replace("3", "0")))
+    names = []
+    for i, seed in enumerate((1, 1, 2)):
+        study = write_study(run, questions, 1, tmp_path / str(i), seed)
+        names.append(data_of(study.pages[0])["study"])
+        assert names[-1] == study.record["study"]
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_missing_package_is_named(tmp_path):

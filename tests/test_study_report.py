@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from cfgen.cli import main
-from cfgen.study.analyse import agreement, summary
+from cfgen.study import plots
+from cfgen.study.analyse import Row, agreement, summary
 from cfgen.study.answers import Answers, Reading
 from cfgen.study.design import Page
 from cfgen.study.imrmc import imrmc
 from cfgen.study.parse import read_questions
 from cfgen.study.questions import Question, Questionnaire
-from cfgen.study.report import write_report
+from cfgen.study.report import _number, _plain, write_report
 from cfgen.study.statistics import Bootstrap, area, difference, kappa, mean, share, wilson
 from cfgen.study.write import write_study
 
@@ -85,6 +87,49 @@ def test_a_share_of_answers_alike_is_as_wide_as_that_of_the_cases():
     assert (low, high) == pytest.approx(wilson(1.0, 20))
 
 
+def test_intervals_lie_between_the_percentiles_of_the_draws():
+    """2.5 and 97.5 %, of draws of readers times cases, counted out one by one."""
+    rng = np.random.default_rng(0)
+    readers, cases = (t.ravel().tolist() for t in np.indices((4, 25)))
+    values, others = rng.random(100), rng.random(100)
+    bootstrap = Bootstrap(readers, cases, seed=3)
+    weights = bootstrap.weights(readers, cases)
+    assert weights.shape == (2000, 100)
+    assert weights[7, 30] == bootstrap.readers[7, 1] * bootstrap.cases[7, 5]
+    assert np.all(bootstrap.readers.sum(1) == 4) and np.all(bootstrap.cases.sum(1) == 25)
+    draws = [[np.average(v, weights=w) for w in weights] for v in (values, others)]
+    expected = np.mean(values), *np.percentile(draws[0], [2.5, 97.5])
+    assert mean(values.tolist(), weights)[:3] == pytest.approx(expected)
+    gap = np.array(draws[0]) - np.array(draws[1])
+    expected = np.mean(values) - np.mean(others), *np.percentile(gap, [2.5, 97.5])
+    found = difference(values.tolist(), weights, others.tolist(), weights)
+    assert found[:3] == pytest.approx(expected)
+    assert not np.array_equal(Bootstrap(readers, cases).weights(readers, cases), weights)
+
+
+def test_a_draw_without_an_answer_does_not_count():
+    """Of two cases one is not drawn in a quarter of the draws; of one alone there is no other."""
+    bootstrap = Bootstrap([1, 1], ["a", "b"])
+    weights = bootstrap.weights([1], ["a"])
+    assert 0.2 < np.mean(weights == 0) < 0.3
+    assert mean([0.7], weights)[:3] == pytest.approx((0.7, 0.7, 0.7))
+    low, high = share([1.0], weights, ["a"])[1:3]
+    assert (low, high) == pytest.approx(wilson(1.0, 1))
+
+
+def test_an_interval_of_a_share_is_never_narrower_than_of_so_many_independent_answers():
+    readers, cases = [1] * 30, list(range(30))
+    values = [1.0] * 12 + [0.0] * 18
+    narrow = wilson(0.4, 30)
+    for seed in range(8):
+        low, high = share(values, Bootstrap(readers, cases, seed).weights(readers, cases), cases)[
+            1:3
+        ]
+        assert low <= narrow[0] + 1e-12 and high >= narrow[1] - 1e-12
+    for n in range(1, 40):
+        assert 0 <= wilson(0.0, n)[0] and wilson(1.0, n)[1] <= 1
+
+
 def test_readers_who_differ_widen_the_interval():
     readers = [r for r in range(6) for _ in range(50)]
     cases = list(range(50)) * 6
@@ -128,6 +173,19 @@ def test_area_is_that_of_sklearn_averaged_over_readers():
 
     assert _areas(alone, bootstrap)[1][draw] == pytest.approx(slow)
     assert area(scored, bootstrap, scored)[:3] == (0, 0, 0)
+    # And of all readers: each as often as it was drawn, where both kinds of cases were.
+    draws = _areas(scored, bootstrap)[1]
+    for draw in range(5):
+        weights = bootstrap.cases[draw, [bootstrap.case[c] for c in range(30)]]
+        each = [
+            roc_auc_score(truth, [s[3] for s in scored if s[0] == r], sample_weight=weights)
+            for r in range(3)
+        ]
+        often = bootstrap.readers[draw, :3]
+        if often.any():
+            assert draws[draw] == pytest.approx(np.average(each, weights=often))
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    assert estimate[1:3] == pytest.approx((low, high))
     assert math.isnan(area(scored[-5:], bootstrap).value)
 
 
@@ -188,6 +246,19 @@ def test_accuracy_by_arm_is_counted_right(study, files):
     gain = rows["finding", "accuracy", "counterfactual", "unaided", "all"]
     assert gain.value == pytest.approx(both[0] - both[1])
     assert rows["", "seconds a page", "unaided", "", "all"].value == 2.0
+    assert rows["", "seconds a page", "unaided", "", "all"].n == 36  # a page, not an answer
+    assert rows["finding", "seconds", "unaided", "", "all"].value == 1.5
+    for name in ("accuracy", "confidence", "seconds"):
+        for reader in ("all", "1"):
+            assert rows["finding", name, "unaided", "", reader].n == (36 if reader == "all" else 12)
+    # Without aid first: the others are told against it.
+    assert {r.against for r in rows.values()} == {"", "unaided"}
+    assert {r.arm for r in rows.values() if r.against} == {"counterfactual"}
+    # A share has Wilson's interval, which is not that of the draws.
+    low, high = rows["finding", "sensitivity", "unaided", "", "1"][6:8]
+    p = rows["finding", "sensitivity", "unaided", "", "1"].value
+    mine = [r for r in key if (r["arm"], r["reader"], r["truth"]) == ("unaided", "1", "tumour")]
+    assert (low, high) == pytest.approx(wilson(p, len(mine)), abs=0.02)
     assert (
         "likelihood",
         "accuracy",
@@ -354,6 +425,83 @@ def test_report_folder(study, files, tmp_path, capsys):
     assert first == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+def test_a_report_holds_no_text_for_what_there_is_not(study, files, tmp_path):
+    """A number that is not there is nothing in a table, null in JSON, a dash for people."""
+    text = files[0].read_text().splitlines(keepends=True)
+    first = [line for line in text[1:] if ",finding," in line][:1]
+    one = tmp_path / "one.csv"
+    one.write_text(text[0] + "".join(first))
+    page = write_report(study, [one], tmp_path / "report").read_text()
+    report = (tmp_path / "report" / "report.json").read_text()
+    json.loads(report, parse_constant=lambda name: pytest.fail(name))
+    for name in ("summary.csv", "agreement.csv", "readings.csv"):
+        cells = (tmp_path / "report" / name).read_text().replace("\n", ",").split(",")
+        assert not {"nan", "NaN", "None", "inf"} & set(cells)
+    words = re.sub(r"<[^>]*>", " ", re.sub(r"<svg.*?</svg>", "", page, flags=re.S))
+    assert not re.search(r"\bnan\b|\bNone\b", words)
+
+
+def test_numbers_are_written_for_people_and_for_programs():
+    assert [_number(v) for v in (math.nan, 0.125, -1.5, 2)] == ["–", "0.12", "−1.50", "2.00"]
+    assert [_number(v, signed=True) for v in (0.25, -0.25)] == ["+0.25", "−0.25"]
+    row = Row("q", "accuracy", "unaided", "", "all", 1 / 3, math.nan, 0.123456789, 5)
+    told = _plain(row)
+    assert (told["value"], told["low"], told["high"], told["n"]) == (0.333333, None, 0.123457, 5)
+
+
+def test_the_report_says_what_it_counts(study, files, tmp_path):
+    page = write_report(study, files, tmp_path / "report").read_text()
+    words = " ".join(
+        re.sub(r"<[^>]*>", " ", re.sub(r"<svg.*?</svg>", "", page, flags=re.S)).split()
+    )
+    assert "12 cases, 3 readers." in words
+    assert "Left out of the study, because they have no counterfactual: 1 NOT_FOUND." in words
+    assert "With 3 readers the intervals say little about other readers." in words
+    assert "have a label" not in words and "synthetic" not in words
+    # The answers to each option, repeats left out: 12 cases of three readers an arm.
+    key = [row for row in read_key(study) if row["repeat"] == "0"]
+    for arm, name in (("unaided", "without aid"), ("counterfactual", "with counterfactual")):
+        said = [think(r)["finding"][0] for r in key if r["arm"] == arm]
+        assert f"{name} {said.count('healthy')} {said.count('tumour')}" in words
+    # And what each arm is better by, with its sign.
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["summary"]
+    gain = next(r for r in rows if r["against"] and r["measure"] == "accuracy")
+    assert f"{gain['value']:+.2f}" in words
+    with (tmp_path / "report" / "readings.csv").open(newline="") as stream:
+        readings = list(csv.DictReader(stream))
+    again = [r["repeat"] for r in readings if r["question"] == "finding"]
+    assert again.count("1") == 9 and again.count("0") == 72
+    right = [r for r in readings if r["question"] == "finding" and r["repeat"] == "0"]
+    assert all(r["correct"] == str(int(r["answer"] == r["truth"])) for r in right)
+    assert {(r["seconds"], r["page_seconds"]) for r in readings} == {("1.5", "2.0")}
+
+
+def test_pictures_show_the_numbers():
+    """The bars and points of a figure, read back from matplotlib's axes."""
+    seen: list[Any] = []
+    rows = [
+        Row("q", "accuracy", "unaided", "", "all", 0.5, 0.2, 0.9, 9),
+        Row("q", "accuracy", "unaided", "", "2", 0.4, 0.3, 0.6, 9),
+        Row("q", "confidence", "unaided", "", "all", 3.0, 2.0, 4.0, 9),
+        Row("q", "accuracy", "counterfactual", "unaided", "all", 0.1, 0.0, 0.2, 9),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_svg", lambda figure: seen.append(figure.axes[0]) or "")
+        plots.by_arm(rows, "q", "accuracy", "Accuracy")
+        page = Page(1, "p", 1, 1, "reading", "c", "unaided", "tumour")
+        asked = Question("q", "scale", "?", ("1", "2"), positive="tumour")
+        readings = [Reading(page, asked, "1", None, 1.0, s) for s in (4.0, 5.0, 9.0)]
+        plots.times(readings, ("unaided",))
+    bars, times = seen
+    (bar,) = bars.collections
+    assert bar.get_segments()[0][:, 1].tolist() == [0.2, 0.9]
+    assert [line.get_ydata().tolist() for line in bars.lines if line.get_marker() == "D"] == [[0.5]]
+    points = [list(line.get_ydata()) for line in bars.lines if line.get_marker() == "o"]
+    assert points[0] == [0.4]
+    assert bars.get_ylim() == (0, 1.03)
+    assert [5.0, 5.0] in [list(line.get_xdata()) for line in times.lines]  # the median
+
+
 def test_an_unfinished_reader_is_shown(study, files, tmp_path):
     text = files[0].read_text().splitlines(keepends=True)
     (tmp_path / "some.csv").write_text("".join(text[:9]))
@@ -417,7 +565,7 @@ def test_answers_that_are_none_of_the_study_are_refused(study, files, tmp_path, 
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_intervals_hold_the_truth_at_least_as_often_as_they_say():
     rng = np.random.default_rng(0)
 
     def chance(shift: float, reader: np.ndarray, case: np.ndarray) -> np.ndarray:
@@ -434,5 +582,5 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         alone = share(a.tolist(), weights, cases)
         both = difference(b.tolist(), weights, a.tolist(), weights)
         held += [alone.low <= truth <= alone.high, both.low <= gain <= both.high]
-    # Three readers are few; four standard deviations of 100 draws at 95 % are 9.
-    assert np.all(held >= 86)
+    # The pigeonhole bootstrap errs on the wide side, where readers and cases are few.
+    assert np.all(held >= 95)
