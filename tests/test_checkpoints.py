@@ -12,6 +12,7 @@ import torch
 
 from cfgen import checkpoints, load_checkpoint
 from cfgen.checkpoints import available
+from cfgen.plausibility import Reference
 from cfgen.priors import LatentFlow
 from cfgen.problem import in_blocks
 
@@ -122,6 +123,113 @@ def test_what_must_be_there_is_missed_by_its_name(part, copy, config):
     names = ", ".join(config)
     with raises(ValueError, f"expected '{part}' in copy/config.json, got {names}"):
         load_checkpoint(str(copy))
+
+
+def test_settings_of_config_json_count(copy, config):
+    """sigma, the range of values, size and stem; and those of a classifier."""
+    before = load_checkpoint(str(copy))
+    assert before.generator.sigma == 0.0
+    config["generator"] |= {"sigma": 1.25, "value_range": [-1.0, 1.0]}
+    config["image"]["size"] = [32, 48]
+    (copy / "config.json").write_text(json.dumps(config))
+    after = load_checkpoint(str(copy))
+    assert after.generator.sigma == 1.25
+    assert after.size == (32, 48)
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(after.generator.encode(x), before.generator.encode(2 * x - 1))
+    z = before.generator.encode(x)
+    torch.testing.assert_close(after.generator.decode(z), (before.generator.decode(z) + 1) / 2)
+
+    part = copy / "classifier" / "config.json"
+    settings = json.loads(part.read_text())
+    part.write_text(json.dumps(settings | {"temperature": 4.0}))
+    cooled = load_checkpoint(str(copy)).classifier
+    torch.testing.assert_close(cooled(x), before.classifier(x) / 4)
+    part.write_text(json.dumps(settings | {"mean": 0.5, "std": 2.0}))
+    moved = load_checkpoint(str(copy)).classifier
+    torch.testing.assert_close(moved(x), before.classifier((x - 0.5) / 2 + settings["mean"]))
+
+    config["generator"]["stem"] = 4
+    (copy / "config.json").write_text(json.dumps(config))
+    with raises(ValueError, "expected stem 2 for a model of 4 channels, got 4"):
+        load_checkpoint(str(copy))
+
+
+def test_the_share_of_a_committee_counts(copy, checkpoint_folder):
+    members, x = copy / "classifier", torch.linspace(0.3, 0.7, 5).view(5, 1, 1, 1)
+    x = x.expand(5, 1, 32, 32)
+    for name, mean in (("a", 0.4), ("b", 0.6)):
+        shutil.copytree(checkpoint_folder / "classifier", members / name)
+        settings = json.loads((members / name / "config.json").read_text())
+        (members / name / "config.json").write_text(json.dumps(settings | {"mean": mean}))
+    odds = []
+    for share in (0.25, 0.75):
+        config = {
+            "architecture": "committee:a,b",
+            "arguments": {"share": share},
+            "classes": ["dark", "bright"],
+            "channels": 1,
+            "head": "sigmoid",
+        }
+        (members / "config.json").write_text(json.dumps(config))
+        ck = load_checkpoint(str(copy))
+        odds.append(ck.classifier(x).diff(dim=1)[:, 0])
+    a, b = (100 * (x[:, 0, 0, 0] - mean) for mean in (0.4, 0.6))
+    mean, weakest = (a + b) / 2, torch.where(a.sign() == b.sign(), 1, 0) * a.abs().minimum(b.abs())
+    weakest = weakest * a.sign()
+    for share, found in zip((0.25, 0.75), odds, strict=True):
+        torch.testing.assert_close(found, (1 - share) * weakest + share * mean, atol=1e-3, rtol=0)
+
+
+def test_plausibility_counts_for_the_weights_it_was_measured_with_alone(copy, config):
+    """Another hash, and one that is missing, are no match."""
+    sketches, trips = torch.rand(6, 8), torch.rand(6) + 0.1
+    reference = Reference.fit(sketches, trips, list("aabbcc"), (32, 32), seed=4)
+    calibration = {"dark": torch.tensor([0.5, 1.5])}
+    hashes = load_checkpoint(str(copy)).hashes
+    name = "autoencoder/diffusion_pytorch_model.safetensors"
+    config["plausibility"] = "plausibility"
+    (copy / "config.json").write_text(json.dumps(config))
+    reference.save(copy / "plausibility", calibration, {name: hashes[name]})
+    ck = load_checkpoint(str(copy))
+    assert ck.reference is not None and ck.reference.seed == 4
+    assert ck.calibration.keys() == {"dark"}  # of the reference, not of config.json
+    for file, digest in ((name, "12"), ("autoencoder/gone.safetensors", "12")):
+        reference.save(copy / "plausibility", calibration, {file: digest})
+        got = hashes.get(file)
+        with raises(
+            ValueError,
+            f"expected {file} with sha256 12, for which plausibility was measured, "
+            f"got {got} (python -m cfgen.training.plausibility renews it)",
+        ):
+            load_checkpoint(str(copy))
+
+
+def test_every_kind_of_weights_is_hashed_and_nothing_else(tmp_path):
+    kept = ["a.safetensors", "b.pt", "c.pth", "d.pt2", "config.json", "x/prior.json"]
+    kept.append("x/scheduler_config.json")
+    (tmp_path / "x").mkdir()
+    for name in [*kept, "README.md", "metrics.json", "training.jsonl", "x/sample.png"]:
+        (tmp_path / name).write_text(name)
+    assert sorted(checkpoints.hashes_of(tmp_path)) == sorted(kept)
+
+
+def test_models_go_where_they_are_asked_and_channels_lie_last_on_a_cpu(checkpoint_folder):
+    ck = load_checkpoint(str(checkpoint_folder))
+    assert ck.oracle is not None
+    wide = [p for p in ck.oracle.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert wide and all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+    other = load_checkpoint(str(checkpoint_folder), device="meta")
+    for model in (other.generator, other.classifier, other.oracle, other.prior):
+        assert model is not None
+        assert {p.device.type for p in model.parameters()} <= {"meta"}
+
+
+def test_the_oracle_is_another_model_than_the_classifier(checkpoint_folder):
+    ck = load_checkpoint(str(checkpoint_folder))
+    assert ck.oracle is not None
+    assert ck.classifier.config["architecture"] == "torchscript:model.pt"
+    assert ck.oracle.config["architecture"] == "timm:resnet10t"
 
 
 def test_missing_weights_are_an_error(copy):

@@ -18,7 +18,15 @@ from run_folders import row, write_run
 from cfgen.data.difference import BRIGHTER, CHROMA, DARKER, LIGHTNESS, oklab_to_srgb
 from cfgen.gallery import difference_limit, difference_overlay, write_gallery
 from cfgen.gallery.case import TILE, fitted
-from cfgen.gallery.words import DASH, STATUS_WORDS, agrees, number, percent, words_of
+from cfgen.gallery.words import (
+    DASH,
+    STATUS_WORDS,
+    agrees,
+    doubted,
+    number,
+    percent,
+    words_of,
+)
 from cfgen.result import Status
 
 NASTY = """<script>alert("x")</script> & 'Ångström' 脳 50%#1?.png"""
@@ -195,11 +203,19 @@ def test_fitted_leaves_out_one_in_a_hundred_at_each_end():
     levels = torch.arange(200).repeat(50).reshape(1, 100, 100) / 255
     table = fitted(levels)
     assert len(table) == 256 and table[:3] == [0, 0, 0] and table[197:] == [255] * 59
+    # Two levels at each end, and no more; a straight line between them.
+    assert table[3] == 1 and table[196] == 254 and table[51] == round(255 * 49 / 195)
     assert all(a <= b for a, b in zip(table, table[1:], strict=False))
     almost_one = torch.full((1, 100, 100), 50 / 255)
     almost_one[0, 0, 0] = 1
     assert fitted(almost_one)[50:52] == [0, 1] and fitted(almost_one)[255] == 255
     assert fitted(almost_one[:, 1:])[50:52] == [0, 255]
+    # A range of ten levels has a window of its own, one of seven shows all there is.
+    for levels, black in ((7, round(255 * 80 / 87)), (10, 0)):
+        x = 100 + torch.arange(10000).reshape(1, 100, 100) % (levels + 1)
+        x[0, 0, 0] = 20
+        table = fitted(x / 255)
+        assert (table[100], table[100 + levels]) == (black, 255)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -306,6 +322,125 @@ def test_doubts_are_told_and_their_absence_reassures_nobody(tmp_path):
         page = write_gallery(write_run(tmp_path / name, rows)).read_text(encoding="utf-8")
         assert ("Taken together" in page) is (told is not None)
         assert told is None or told in page
+
+
+def test_unusual_is_fewer_than_one_in_twenty(tmp_path):
+    """0.05 itself is not; and 5 % of false discoveries is the rate of what is told of all."""
+    values = (0.051, 0.05, 0.0499, 0.0)
+    rows = [row(i, Status.FLIPPED, plausibility=v, oracle_agrees="") for i, v in enumerate(values)]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    usual = [not page.case(i)["cautions"] for i in range(4)]
+    assert usual == [True, True, False, False]
+    notes = [dict((f[0], f[2]) for f in page.case(i)["facts"])["Plausibility"] for i in range(4)]
+    assert notes == ["", "", "unusual image", "unusual image"]
+    rates = [{"plausibility_q": v} for v in values]
+    assert doubted(rates) == (2, 4)
+    assert doubted([{"plausibility_q": 0.08}, {"plausibility_q": ""}, {}]) == (0, 1)
+
+
+def test_what_the_run_was_asked_is_listed(tmp_path):
+    rows = [
+        row(0, Status.FLIPPED),
+        row(1, Status.NOT_FOUND, plausibility_q=0.01),
+    ]
+    more = {"region": "outside", "region_margin": 3, "hold": ["cyst", "bleed"], "seed": 7}
+    page = Page(write_gallery(write_run(tmp_path / "run", rows, **more)))
+    for told in (
+        "Model brain",
+        "Search method minimal_norm",
+        "Random seed 7",
+        "May change what is outside the outlined lesion and 3 pixels around it",
+        "Must not move cyst, bleed",
+    ):
+        assert told in page.text
+    plain = Page(write_gallery(write_run(tmp_path / "plain", rows)))
+    assert "May change" not in plain.text and "Must not move" not in plain.text
+    # Images that were not changed are no doubts about those that were.
+    assert "Taken together" not in page.text
+
+
+def test_only_the_flipped_are_judged_by_the_second_model(tmp_path):
+    """A redrawn image is no counterfactual."""
+    rows = [
+        row(0, Status.FLIPPED, oracle_agrees=1),
+        row(1, Status.RECONSTRUCTION_FLIPS, oracle_agrees=1, plausibility_q=0.01),
+    ]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    assert "agrees with 1 of 1 counterfactuals." in page.text
+    assert "Taken together" not in page.text
+
+
+def test_each_of_several_counterfactuals_has_its_place(tmp_path):
+    rows = [
+        row(0, Status.FLIPPED, case=f"c{i}", file=file, alternative=i)
+        for file, count in (("a.png", 3), ("b.png", 1))
+        for i in range(1, count + 1)
+    ]
+    for i, r in enumerate(rows):
+        r["case"] = f"c{i}"
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    assert [page.case(i)["place"] for i in range(4)] == ["1 of 3", "2 of 3", "3 of 3", ""]
+    assert "2 images" in page.text
+
+
+def test_each_row_has_its_own_target(tmp_path):
+    rows = [row(0, Status.FLIPPED), row(1, Status.FLIPPED, target="tumour", source="healthy")]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows, target="stroke")))
+    assert [page.case(i)["wanted"] for i in range(2)] == ["“healthy”", "“tumour”"]
+    assert "makes the model say stroke ?" in page.text
+    rows = [{"case": "a", "status": "FLIPPED"}]
+    page = Page(write_gallery(write_run(tmp_path / "old", rows, target="stroke")))
+    assert page.case(0)["wanted"] == "“stroke”"
+
+
+def test_the_bracket_is_told_where_it_says_more_than_lambda(tmp_path):
+    rows = [
+        row(0, Status.FLIPPED, lam=1.5, lam_lower=1.499),
+        row(1, Status.FLIPPED, lam=1.5, lam_lower=1.48),
+        row(2, Status.FLIPPED, lam=1.5, lam_lower=""),
+    ]
+    page = Page(write_gallery(write_run(tmp_path / "run", rows)))
+    notes = [
+        dict((f[0], f[2]) for f in page.case(i)["facts"])["Size of change λ"] for i in range(3)
+    ]
+    assert notes == ["", "no change of answer up to 1.48", ""]
+
+
+def test_a_confidence_changes_the_title_of_a_flip_alone():
+    for status in STATUS_WORDS:
+        title, plain = words_of(status, 0.9).title, words_of(status).title
+        assert title == ("90 % reached" if status == "FLIPPED" else plain)
+
+
+def test_a_step_near_the_flip_is_not_the_flip(tmp_path):
+    """Six digits of λ are kept: what differs by a thousandth is a step of its own."""
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, lam=1.5, case="c")], sweep=True)
+    path = {"lam": [0, 1.4985, 1.500001], "prob_target": [0.1, 0.4, 0.6], "flip": 1.5}
+    (run / "cases/c/sweep.json").write_text(json.dumps(path))
+    frames = Page(write_gallery(run)).case(0)["frames"]
+    assert [(frame["lam"], frame["flip"]) for frame in frames] == [
+        (0, False),
+        (1.4985, False),
+        (1.5, True),
+    ]
+
+
+def test_pictures_of_two_sizes_have_no_difference(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.FLIPPED, case="c")])
+    Image.new("L", (5, 5)).save(run / "cases/c/x_cf.png")
+    assert Page(write_gallery(run)).case(0)["limit"] == 0
+
+
+def test_a_thumbnail_keeps_the_aspect(tmp_path):
+    run = write_run(tmp_path / "run", [row(0, Status.ALREADY, case="c")])
+    Image.new("L", (40, 20), 255).save(run / "cases/c/x.png")
+    (run / "cases/c/window.json").write_text('{"low": 0, "high": 1, "unit": ""}')
+    page = Page(write_gallery(run))
+    with Image.open(page.run / unquote(page.all("img")[0]["src"])) as thumbnail:
+        lit = np.array(thumbnail.convert("L")) > 128
+    rows, columns = lit.any(1).nonzero()[0], lit.any(0).nonzero()[0]
+    assert (rows[0], rows[-1]) == pytest.approx((TILE // 4, 3 * TILE // 4 - 1), abs=1)
+    assert (columns[0], columns[-1]) == (0, TILE - 1)
 
 
 def test_the_slider_walks_through_the_sweep_and_the_counterfactual(full):
@@ -590,6 +725,10 @@ def test_two_targets_are_asked_about_in_general(tmp_path):
         (0.0123, "1.2 %"),
         ("0.5", "50 %"),
         (0.00183, "0.2 %"),
+        (0.001, "0.1 %"),
+        (0.9991, "> 99.9 %"),
+        (0, "< 0.1 %"),
+        (-0.1, DASH),
         ("", DASH),
         ("nan", DASH),
         (1.2, DASH),
@@ -604,6 +743,8 @@ def test_percent(value, text):
     [
         (0, "0"),
         (0.00012, "< 0.001"),
+        (0.001, "0.001"),
+        (-0.5, "-0.5"),
         (0.012345, "0.0123"),
         (12.345, "12.3"),
         (1234.5, "1,230"),
@@ -712,6 +853,33 @@ def test_difference_scale():
     assert difference_limit(x, x_cf) == difference_overlay(x, x_cf)[1] == pytest.approx(0.2)
     beyond, _ = difference_overlay(x, x_cf, limit=0.05)
     assert torch.equal(beyond[:, 0, 0], beyond[:, 0, 1])
+
+
+def test_the_scale_is_the_largest_change_either_way_of_the_mean():
+    x = torch.full((3, 1, 2), 0.5, dtype=torch.float64)
+    change = torch.tensor([-0.3, 0.1]).expand(3, 1, 2)
+    assert difference_limit(x, x + change) == pytest.approx(0.3)
+    red = torch.zeros_like(x)
+    red[0, 0, 0] = 0.3
+    assert difference_limit(x, x + red) == pytest.approx(0.1)
+    assert difference_limit(x, x + 0.032) == pytest.approx(0.032)  # a little more than 8 / 255
+
+
+def test_the_ground_is_the_original_and_a_dark_colour_is_linear():
+    x = torch.full((1, 1, 1), 0.2, dtype=torch.float64)
+    painted, _ = difference_overlay(x, x + 0.4, limit=1e9)
+    assert painted.flatten().tolist() == [51] * 3
+    # Below 0.0031308 of linear light sRGB is a straight line, 12.92 times as steep.
+    for light in (0.002, 0.0031, 0.0032, 0.01):
+        lightness = light ** (1 / 3)
+        got = oklab_to_srgb(torch.tensor([lightness, 0.0, 0.0], dtype=torch.float64))
+        want = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+        assert got.tolist() == pytest.approx([want] * 3, abs=1e-6)
+    for out in (
+        oklab_to_srgb(torch.tensor([1.2, 0.0, 0.0])),
+        oklab_to_srgb(torch.tensor(BRIGHTER)),
+    ):
+        assert out.min() >= 0 and out.max() <= 1
 
 
 def test_noise_is_not_blown_up():

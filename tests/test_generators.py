@@ -208,6 +208,21 @@ def test_value_range():
     torch.testing.assert_close(8 * wide.decode(z) - 2, plain.decode(z))
 
 
+def test_sigma_is_kept_and_not_negative():
+    kl = model("AutoencoderKL", 1)
+    assert Autoencoder(kl, channels=1).sigma == 0.0
+    assert Autoencoder(kl, channels=1, sigma=1.5).sigma == 1.5
+    for wrong in (-0.1, float("nan")):
+        with refuses(ValueError, f"expected sigma of at least 0, got {wrong}"):
+            Autoencoder(kl, channels=1, sigma=wrong)
+
+
+def test_weights_of_half_precision_are_read_in_single(tmp_path):
+    model("AutoencoderKL", 1).half().save_pretrained(tmp_path)
+    generator = Autoencoder.load(tmp_path, channels=1)
+    assert {p.dtype for p in generator.parameters()} == {torch.float32}
+
+
 def test_a_stem_loses_nothing():
     class Nothing(AutoencoderTiny):
         def encode(self, x, return_dict=True):
@@ -360,3 +375,6 @@ def test_linear_refuses():
         Linear(b, torch.zeros(4, 4))
     with refuses(ValueError, "expected orthonormal rows, got products off by 3"):
         Linear(2 * b, torch.zeros(1, 4, 4))
+    with refuses(ValueError, "expected orthonormal rows, got products off by 2e-06"):
+        Linear((1 + 1e-6) * b, torch.zeros(1, 4, 4))
+    Linear((1 + 1e-9) * b, torch.zeros(1, 4, 4))

@@ -167,6 +167,11 @@ def test_heavy_packages_are_imported_late():
             "expected values in [0, 1], got [-1, -1]",
         ),
         (
+            torch.full((1, 1, 28, 28), -0.0002),
+            torch.zeros(1, 1, 28, 28),
+            "expected values in [0, 1], got [-0.0002, -0.0002]",
+        ),
+        (
             torch.zeros(1, 1, 28, 28),
             torch.full((1, 1, 28, 28), 1.001),
             "expected values in [0, 1], got [1.001, 1.001]",
@@ -464,6 +469,40 @@ def test_score_blames_a_round_trip_both_ways_and_a_distance_only_upwards():
     assert far[0] == pytest.approx(0, abs=1e-9) and far[1] > 5
 
 
+def test_a_round_trip_without_a_difference_counts_as_the_smallest():
+    """Its logarithm would be infinite; 1e-6 and less are rounding."""
+    reference = fitted()
+    at = reference.sketches[:1].double().expand(3, -1)
+    score = reference.score(torch.tensor([0.0, 1e-7, 1e-6], dtype=torch.float64), at)
+    assert score.isfinite().all() and score[0] == score[1] == score[2]
+    assert reference.score(torch.tensor([1e-5], dtype=torch.float64), at[:1]) < score[:1]
+
+
+def test_shift_tolerant_weights_that_were_changed_are_refused(tmp_path, monkeypatch):
+    weights = torch.load(st_alex_file(), weights_only=True, map_location="cpu")
+    file = tmp_path / "alex_shift_tolerant.pth"
+    torch.save(weights, file)
+
+    class Found:
+        name = file.name
+
+        def locate(self) -> Path:
+            return file
+
+    monkeypatch.setattr(plausibility, "files", lambda _: [Found()])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    message = (
+        "expected alex_shift_tolerant.pth with sha256 "
+        f"b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee, got {digest}"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        LPIPS()
+    monkeypatch.setattr(plausibility, "files", lambda _: None)
+    message = "expected alex_shift_tolerant.pth in the wheel of stlpips-pytorch, got none"
+    with pytest.raises(FileNotFoundError, match=f"^{message}$"):
+        LPIPS()
+
+
 @pytest.mark.parametrize("patients", [["p", "p", "p"], ["p", "q"]])
 def test_reference_refuses_too_little(patients):
     n = len(patients)
@@ -545,6 +584,8 @@ def test_plausibility_goes_by_reference_and_class(lpips, tmp_path):
         Reference.load(tmp_path / "p", {"autoencoder/a.safetensors": "13"})
     with pytest.raises(ValueError, match=f"^{re.escape(message.replace('13', 'None'))}$"):
         Reference.load(tmp_path / "p", {"oracle/a.safetensors": "12"})
+    with pytest.raises(ValueError, match=f"^{re.escape(message.replace('got 13', 'got None'))}$"):
+        Reference.load(tmp_path / "p", {"autoencoder/b.safetensors": "12"})
 
 
 @pytest.mark.parametrize("said", [{}, {"a.safetensors": None}, {"a.safetensors": ""}])

@@ -93,6 +93,11 @@ def test_what_is_saved_comes_back_in_float32_with_the_precision_of_float16(prior
     torch.testing.assert_close(z, w, rtol=0, atol=0.05)
 
 
+def test_the_scale_is_that_of_the_latents(prior):
+    assert prior.scale.shape == (1, 2, 1, 1)
+    assert prior.scale.flatten().tolist() == [1.0, 1.5]
+
+
 def test_one_class_embedding_is_for_no_class(prior):
     message = "expected a UNet with 4 class embeddings, got 3"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
