@@ -333,9 +333,9 @@ def test_unusual_is_fewer_than_one_in_twenty(tmp_path):
     assert usual == [True, True, False, False]
     notes = [dict((f[0], f[2]) for f in page.case(i)["facts"])["Plausibility"] for i in range(4)]
     assert notes == ["", "", "unusual image", "unusual image"]
-    rates = [{"plausibility_q": v} for v in values]
+    rates = [{"plausibility_q": str(v)} for v in values]
     assert doubted(rates) == (2, 4)
-    assert doubted([{"plausibility_q": 0.08}, {"plausibility_q": ""}, {}]) == (0, 1)
+    assert doubted([{"plausibility_q": "0.08"}, {"plausibility_q": ""}, {}]) == (0, 1)
 
 
 def test_what_the_run_was_asked_is_listed(tmp_path):
@@ -438,7 +438,7 @@ def test_a_thumbnail_keeps_the_aspect(tmp_path):
     page = Page(write_gallery(run))
     with Image.open(page.run / unquote(page.all("img")[0]["src"])) as thumbnail:
         lit = np.array(thumbnail.convert("L")) > 128
-    rows, columns = lit.any(1).nonzero()[0], lit.any(0).nonzero()[0]
+    rows, columns = (np.flatnonzero(lit.any(axis)) for axis in (1, 0))
     assert (rows[0], rows[-1]) == pytest.approx((TILE // 4, 3 * TILE // 4 - 1), abs=1)
     assert (columns[0], columns[-1]) == (0, TILE - 1)
 
