@@ -6,7 +6,7 @@ from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalN
 from cfgen.cli import parser
 from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
-from cfgen.directions.minimal_norm import NEAR, WIDE, look, mix
+from cfgen.directions.minimal_norm import NEAR, PATIENCE, WIDE, look, mix
 from cfgen.engine import Settings
 from cfgen.explain import explain
 from cfgen.generators import Identity
@@ -245,6 +245,18 @@ def on_pixels(score) -> Problem:
     x = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     model = TwoLogits(lambda x: score(*(10 * x[:, 0, 0]).T))
     return Problem(Identity(), model, Flip(torch.tensor([1])), x, levels=None)
+
+
+def test_turns_go_on_while_they_bring_a_sample_nearer_and_stop_where_they_do_not():
+    """Patience is counted anew after each turn that does."""
+    counts = []
+    for parallel in (-1.0, 1.0):
+        problem = curved_world("ellipsoid, far", 1).problem
+        MinimalNorm(steps=99, parallel=parallel, look=torch.inf)(problem)
+        counts.append(problem.passes.backward)
+    turns = counts[1] - counts[0]
+    assert (turns >= PATIENCE).all() and (turns < 90).all()
+    assert (turns > PATIENCE + 2).any()
 
 
 def test_minimal_norm_looks_where_the_turns_made_the_ray_much_shorter():
