@@ -129,6 +129,8 @@ def broken(old: str, new: str) -> str:
          "real-or-synthetic, text, got 'essay'"),
         (broken("id: remarks", "id: finding"),
          "q.yaml: expected different ids of the questions, got 'finding' twice"),
+        (broken("id: remarks", "id: Finding"),
+         "q.yaml: expected different ids of the questions, got 'finding' twice"),
         (broken('it?", positive: tumour', 'it?", positive: cyst'),
          "q.yaml: expected a class of healthy, tumour with 'positive' in question 'finding', "
          "got 'cyst'"),

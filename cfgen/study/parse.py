@@ -131,9 +131,10 @@ def _questionnaire(record: Any) -> Questionnaire:
     if not asked:
         raise ValueError("expected 'questions' at the top, got none")
     questions = tuple(_question(q, i, classes) for i, q in enumerate(asked, 1))
-    ids = [q.id for q in questions]
+    # The report names files after them, and some disks do not tell cases apart.
+    ids = [q.id.casefold() for q in questions]
     if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
+        twice = next(q.id for q in questions if ids.count(q.id.casefold()) > 1)
         raise ValueError(f"expected different ids of the questions, got '{twice}' twice")
     asks_reading = any(q.type != "text" and not q.about_origin for q in questions)
     if all(q.type == "text" for q in questions) and not arms:
