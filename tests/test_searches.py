@@ -109,6 +109,25 @@ def test_smooth_margins_are_cheap(root):
     assert result.evals.item() <= walk + 6
 
 
+@pytest.mark.parametrize(
+    ("shape", "alone", "told"),
+    [
+        (lambda way: way - 1, [4, 7, 10, 15], [5, 5, 5, 5]),
+        (lambda way: (3 * (way - 1)).tanh(), [5, 8, 10, 15], [6, 6, 6, 6]),
+        (lambda way: (way - 1) ** 3, [17, 19, 23, 26], [14, 16, 16, 16]),
+        (lambda way: torch.where(way > 1, 1.0, -1.0).to(way), [10, 11, 14, 19], [9, 9, 9, 9]),
+    ],
+    ids=["line", "saturating", "flat at the crossing", "step"],
+)
+def test_what_the_default_search_costs(shape, alone, told):
+    """As measured, with and without a guess that is 5 % too far: who changes it measures again."""
+    roots = torch.tensor([0.3, 1.7, 7.3, 40.0], dtype=torch.float64)
+    start = shape(torch.zeros_like(roots))
+    for guess, evals in ((None, alone), (1.05 * roots, told)):
+        result = FirstCrossing()(lambda lam, rows: shape(lam / roots[rows]), start, guess)
+        assert result.evals.tolist() == evals
+
+
 @each_search
 def test_the_ends_were_both_seen(search):
     f = lambda lam: (5 * lam).sin() - 0.9 + 0.01 * lam  # noqa: E731
