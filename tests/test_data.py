@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def tiff(body, shape, bits, *, order="<", photometric=1, deflate=False, tags=())
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
     head += struct.pack(f"{order}H", len(fields)) + entries + b"\0\0\0\0"
     return (head.ljust(300, b"\0") + after).ljust(400, b"\0") + body
+
+
+def save_png(path, pixels):
+    Image.fromarray(pixels).save(path)
 
 
 def reason(path, **options):
@@ -381,6 +386,117 @@ def test_mask_takes_the_pixel_under_the_centre(tmp_path):
         assert read_mask(path, (h, w), keep_aspect=False).tolist() == expected
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "I;16"])
+def test_blocks_of_a_large_picture_are_seamless(tmp_path, monkeypatch, mode):
+    path = tmp_path / "image.png"
+    pixels = random_pixels(8, {"L": 2, "RGB": 3, "LA": 2, "I;16": 2}[mode], shape=(61, 47))
+    Image.frombytes(mode, (47 if mode != "L" else 94, 61), pixels.tobytes()).save(path)
+    for options in ({}, {"size": (20, 24)}, {"size": (20, 24), "keep_aspect": False}):
+        whole = [read_image(path, channels=c, **options) for c in (1, 3)]
+        with monkeypatch.context() as patch:
+            patch.setattr("cfgen.data.read.BLOCK", 200)
+            blocks = [read_image(path, channels=c, **options) for c in (1, 3)]
+        assert all(torch.equal(a, b) for a, b in zip(whole, blocks, strict=True))
+
+
+def test_a_large_picture_is_never_in_memory_as_floats(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (3000, 3000), (10, 20, 30)).save(path)
+    tracemalloc.start()
+    try:
+        image = read_image(path, channels=1, size=(32, 32))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    grey = (0.299 * 10 + 0.587 * 20 + 0.114 * 30) / 255
+    torch.testing.assert_close(image, torch.full((1, 32, 32), grey))
+    assert peak < 3000 * 3000 * 3 * 2  # bytes; as floats a channel alone has four times the pixels
+
+
+def test_limit_on_pixels(tmp_path):
+    for name in ("image.png", "image.npy"):
+        path = tmp_path / name
+        (np.save if name.endswith("npy") else save_png)(path, random_pixels(8, shape=(20, 30)))
+        assert read_image(path, channels=1, max_pixels=600).shape == (1, 20, 30)
+        expected = "expected at most 599 pixels (--max-pixels), got 20 x 30"
+        assert reason(path, max_pixels=599) == expected
+        with pytest.raises(UnreadableImage) as caught:
+            read_mask(path, max_pixels=599)
+        assert str(caught.value) == expected
+        assert read_image(path, channels=1, size=(8, 8), max_pixels=900).shape == (1, 8, 8)
+        assert reason(path, size=(8, 8), max_pixels=899) == (
+            "expected at most 899 pixels after padding (--max-pixels), got 30 x 30"
+        )
+
+
+def test_a_limit_above_that_of_pillow(tmp_path, monkeypatch):
+    path = tmp_path / "image.png"
+    save_png(path, random_pixels(8, shape=(20, 30)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_image(path, channels=1).shape == (1, 20, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pages_of_a_tiff(tmp_path):
+    path = tmp_path / "stack.tif"
+    for mode, bits in (("L", 8), ("I;16", 16), ("RGB", 8)):
+        stack = [random_pixels(bits, 3 if mode == "RGB" else None) for _ in range(3)]
+        first, *others = (Image.fromarray(pixels) for pixels in stack)
+        first.save(path, save_all=True, append_images=others)
+        for page, pixels in enumerate(stack):
+            image = read_image(path, channels=3, page=page)
+            expected = twin(pixels, 2**bits - 1, 3)
+            torch.testing.assert_close(image.double(), expected, rtol=0, atol=1.2e-7)
+        assert read_mask(path, page=1).tolist() == (stack[1].reshape(5, 4, -1) > 0).any(-1).tolist()
+    assert reason(path, page=3) == "expected a page below 3, got 3"
+    assert reason(path) == "expected a single image, got 3 pages or frames"
+    first.save(path, save_all=True, append_images=[first.reduce(2)])
+    assert reason(path, page=1) == "expected pages of one size, got several"
+
+
+def test_an_imagej_stack_behind_a_single_header(tmp_path):
+    path = tmp_path / "stack.tif"
+    stack = random_pixels(16, shape=(3, 5, 4))
+    first = saved(Image.fromarray(stack[0]), "TIFF", tiffinfo={270: "ImageJ=1.53t\nimages=3\n"})
+    path.write_bytes(first + stack[1:].tobytes())
+    assert first.endswith(stack[0].tobytes())
+    for page in range(3):
+        expected = twin(stack[page], 65535, 1)
+        image = read_image(path, channels=1, page=page)
+        torch.testing.assert_close(image.double(), expected, rtol=0, atol=1.2e-7)
+    assert reason(path) == "expected a single image, got 3 pages or frames"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert reason(path, page=0) == "expected 3 pages, one for each slice, got 1"
+
+
+def test_masks_need_no_scale(tmp_path):
+    path = tmp_path / "mask.npy"
+    for dtype in ("i1", "<i2", "<i8", "u8", "f4"):
+        pixels = RNG.integers(0, 3, (5, 4)).astype(dtype) * (-1 if dtype[-2] != "u" else 1)
+        np.save(path, pixels)
+        assert read_mask(path).tolist() == (pixels != 0).tolist()
+        assert not dtype.startswith("f") or reason(path).startswith("expected float pixels in")
+    Image.fromarray(np.array([[-5, 0], [70000, 1]], np.int32)).save(tmp_path / "mask.tif")
+    assert read_mask(tmp_path / "mask.tif").tolist() == [[True, False], [True, True]]
+    blue = np.zeros((2, 2, 4), np.uint8)
+    blue[0, :, 2], blue[:, 0, 3] = 1, 255  # transparent is black
+    Image.fromarray(blue).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[True, False], [False, False]]
+
+
+def test_a_jpeg_mask_has_no_halo(tmp_path):
+    marked = np.zeros((40, 80), bool)
+    marked[5:16, 59:75] = True
+    for level in (255, 60):
+        for name in ("mask.jpg", "mask.tif"):
+            options = {"compression": "jpeg"} if name.endswith("tif") else {}
+            pixels = np.where(marked, level, 0).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name, quality=75, **options)
+            assert np.array_equal(read_mask(tmp_path / name).numpy(), marked)
+    Image.new("L", (8, 8)).save(tmp_path / "empty.jpg")
+    assert not read_mask(tmp_path / "empty.jpg").any()
+
+
 def test_phone_photo_with_previews(tmp_path):
     path = tmp_path / "image.jpg"
     photo, preview = (Image.new("L", (8, 8), level) for level in (200, 10))
@@ -429,11 +545,18 @@ REFUSED = {
     "png bomb": (
         png([b""] * 3, 9000, 8, 0).replace(
             chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 3, 8, 0, 0, 0, 0)),
-            chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 8000, 8, 0, 0, 0, 0)),
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 12000, 8, 0, 0, 0, 0)),
         ),
-        "expected at most 67108864 pixels, got 8000 x 9000",
+        "expected at most 100000000 pixels (--max-pixels), got 12000 x 9000",
     ),
-    "png big bomb": (png([b""], 2**31 - 1, 8, 0), "expected at most 67108864 pixels, got more"),
+    "png big bomb": (
+        png([b""], 2**31 - 1, 8, 0),
+        "expected at most 100000000 pixels (--max-pixels), got 1 x 2147483647",
+    ),
+    "imagej": (
+        saved(NOISE, "TIFF", tiffinfo={270: "ImageJ=1.53t\nimages=7\nslices=7\n"}),
+        "expected 7 pages, one for each slice, got 1",
+    ),
     "pages": (saved(NOISE, "TIFF", **PAGES), "expected a single image, got 2 pages or frames"),
     "frames": (saved(NOISE, **PAGES), "expected a single image, got 2 pages or frames"),
     "nan": (stored(np.full((4, 4), np.nan)), "expected finite pixels, found NaN"),
@@ -523,7 +646,7 @@ def test_refused_without_content(tmp_path):
     assert reason(tmp_path) == "is a directory"
     np.save(tmp_path / "long.npy", np.zeros((1, 30000), dtype=np.uint8))
     assert reason(tmp_path / "long.npy", size=(224, 224)) == (
-        "expected at most 67108864 pixels after padding, got 30000 x 30000"
+        "expected at most 100000000 pixels after padding (--max-pixels), got 30000 x 30000"
     )
 
 

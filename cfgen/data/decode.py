@@ -1,41 +1,25 @@
-"""From the bytes of an image file to pixels in [0, 1]; whatever goes wrong is one exception."""
+"""From the bytes of an image file to its pixels; whatever goes wrong is one exception."""
 
 from __future__ import annotations
 
 import io
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from cfgen.data.pillow import count_pages, header, open_page, read_raster
 from cfgen.data.quiet import quiet
-
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-MAX_PIXELS = 2**26  # 8192 x 8192, 256 MiB for each float channel
+from cfgen.data.raster import MAX_PIXELS, Raster, UnreadableImage, check_pixels, whole
 
 _NPY = b"\x93NUMPY"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (_PNG, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
-_PLAIN = {"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-_CONVERT = {"1": "L", "P": "RGBA", "PA": "RGBA", "La": "LA", "CMYK": "RGB", "YCbCr": "RGB"}
-_GREY_STEP = {"L;2": 85, "L;4": 17}  # Pillow widens these pixels to 8 bit, but not their tRNS key
-
-# Pillow keeps the high byte of 16-bit colour. The same bytes read in the other order give the low
-# byte; grey with alpha is four bytes a pixel, so it comes through whole as 8-bit RGBA.
-_NATIVE_SWAPPED = "B" if sys.byteorder == "little" else "L"
-_LOW_BYTE = {
-    f"{bands};16{order}": f"{bands};16{swapped}"
-    for bands in ("RGB", "RGBX", "RGBA")
-    for order, swapped in (("B", "L"), ("L", "B"), ("N", _NATIVE_SWAPPED))
-}
-_GREY_ALPHA = "LA;16B"
-_BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
-
-
-class UnreadableImage(ValueError):
-    """A file is no image that can be read; the message is the reason, one line, without a path."""
+_ORIENTATION = 0x0112  # EXIF
 
 
 def file_bytes(path: str | Path) -> bytes:
@@ -54,38 +38,71 @@ def file_bytes(path: str | Path) -> bytes:
         raise UnreadableImage("no such file") from error
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Pixels of a PNG, JPEG, TIFF, BMP or NPY file, told apart by content, over their full scale.
+def decode(data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> Raster:
+    """Pixels of a PNG, JPEG, TIFF, BMP or NPY file, told apart by content.
 
-    Integers are divided by the full scale of their container: 1 bit by 1, 8 bit by 255, 16 bit by
-    65535 (also where only 12 of the bits are used; packed 12-bit TIFF by 4095). A 32-bit or signed
-    integer TIFF counts as 16-bit data in a wider container. Floats must already lie in [0, 1].
+    The full scale of integers is that of their container: 1 for 1 bit, 255 for 8 bit, 65535 for
+    16 bit (also where only 12 of the bits are used; packed 12-bit TIFF has 4095). A 32-bit or
+    signed integer TIFF counts as 16-bit data in a wider container. That of floats is 1.
 
     Args:
         data: The whole file.
+        page: Which page of a TIFF, from 0; None expects a single one.
+        max_pixels: More are refused before they are decoded.
 
     Returns:
-        float32 (H, W, C) in [0, 1], upright (EXIF orientation applied); C is 1 for grey, 3 for RGB,
-        one more with straight alpha.
+        The pixels, upright (EXIF orientation applied).
 
     Raises:
         UnreadableImage: The file is empty, damaged, of another kind, animated or too large, or its
-            pixels are not finite or off the scale.
+            pixels are not finite.
     """
+    with _refusing(data):
+        if data.startswith(_NPY):
+            return _npy(data, max_pixels)
+        return read_raster(data, page, max_pixels)
+
+
+def upright(data: bytes, page: int | None = None) -> tuple[tuple[int, int], int]:
+    """The size (H, W) that an image is shown at, and the EXIF orientation of its pixels.
+
+    Raises:
+        UnreadableImage: The file cannot be opened.
+    """
+    with _refusing(data):
+        if data.startswith(_NPY):
+            return _npy(data, sys.maxsize).shape, 1
+        image = open_page(data, page)
+        turn = image.getexif().get(_ORIENTATION, 1)
+        # Pillow gives the size of a TIFF as it is shown.
+        turned = turn in (5, 6, 7, 8) and image.format != "TIFF"
+        w, h = image.size[::-1] if turned else image.size
+        return (h, w), turn
+
+
+def pages(path: Path) -> int:
+    """Number of pages of a TIFF; 1 of anything else, and of what cannot be read."""
+    try:
+        with quiet(), path.open("rb") as stream:
+            return count_pages(header(stream, ("TIFF",)))[0]
+    except Exception:  # damaged bytes are answered with any type of exception
+        return 1
+
+
+@contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """Whatever a decoder answers to these bytes becomes UnreadableImage."""
     if not data:
         raise UnreadableImage("file is empty")
-    with quiet():  # Pillow and NumPy warn about metadata and size: what matters is checked below
+    with quiet():  # Pillow and NumPy warn about metadata and size: what matters is checked
         try:
-            pixels, full = _npy(data) if data.startswith(_NPY) else _pillow(data)
+            yield
         except UnreadableImage:
             raise
         except UnidentifiedImageError as error:
             raise UnreadableImage(_unidentified(data)) from error
-        except Image.DecompressionBombError as error:
-            raise UnreadableImage(f"expected at most {MAX_PIXELS} pixels, got more") from error
         except Exception as error:  # decoders answer damaged bytes with any type of exception
             raise UnreadableImage(_reason(error, data)) from error
-        return _unit(pixels, full)
 
 
 def _unidentified(data: bytes) -> str:
@@ -112,15 +129,15 @@ def _reason(error: Exception, data: bytes) -> str:
     return f"cannot be decoded: {line}"
 
 
-def _npy(data: bytes) -> tuple[np.ndarray, float]:
-    """The array (H, W, C) of an NPY file and its full scale."""
+def _npy(data: bytes, max_pixels: int) -> Raster:
+    """The array of an NPY file."""
     array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     shape, kind = array.shape, array.dtype.kind
     if array.ndim not in (2, 3):
         raise UnreadableImage(f"expected an array (H, W), (H, W, C) or (C, H, W), got {shape}")
     if 0 in shape:
         raise UnreadableImage(f"expected an image with pixels, got {' x '.join(map(str, shape))}")
-    if kind not in "bf" and array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+    if kind not in "buif":
         raise UnreadableImage(f"expected bool, uint8, uint16 or float pixels, got {array.dtype}")
     if array.ndim == 2:
         array = array[..., None]
@@ -133,84 +150,10 @@ def _npy(data: bytes) -> tuple[np.ndarray, float]:
         if last and first:
             raise UnreadableImage(f"expected (H, W, C) or (C, H, W), got {shape}, which is both")
         array = array if last else np.moveaxis(array, 0, -1)
-    return array, 1.0 if kind in "bf" else float(np.iinfo(array.dtype).max)
-
-
-def _pillow(data: bytes) -> tuple[np.ndarray, float]:
-    """The pixels (H, W, C) that Pillow reads and their full scale."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO is a photo with its previews behind it
-        raise UnreadableImage(f"expected a single image, got {frames} pages or frames")
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(
-            f"expected at most {MAX_PIXELS} pixels, got {image.height} x {image.width}"
-        )
-    args = image.tile[0].args if image.tile else image.mode
-    raw = str(args[0] if isinstance(args, tuple) else args)
-    tags = getattr(image, "tag_v2", {})
-    white_is_zero = tags.get(_PHOTOMETRIC) == 0
-    deep = raw in _LOW_BYTE or raw == _GREY_ALPHA
-    if raw.startswith(("CMYK;16", "RGBa;16")):
-        raise UnreadableImage(f"expected 16-bit pixels as grey, RGB or RGBA, got {raw[:4]}")
-    if tags.get(_PLANAR) == 2 and 16 in tags.get(_BITS, ()) and image.mode in ("RGB", "RGBA"):
-        raise UnreadableImage("expected 16-bit colour pixel by pixel, got separate planes")
-    if 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)) and image.mode == "L":
-        raise UnreadableImage("expected unsigned pixels, got signed 8 bit")
-
-    if deep:
-        pixels = _deep(data, image, raw)
-    else:
-        image = ImageOps.exif_transpose(image)
-        image = image.convert(_CONVERT[image.mode]) if image.mode in _CONVERT else image
-        if image.mode not in _PLAIN:
-            raise UnreadableImage(
-                f"expected a grey, RGB, RGBA or palette image, got {image.mode} colours"
-            )
-        pixels = np.asarray(image)
-    full = 65535.0 if deep or image.mode.startswith("I") else 255.0
-    if image.mode == "F":
+    full = None
+    if kind in "bf":
         full = 1.0
-    elif image.mode == "I" and (pixels.min() < 0 or pixels.max() > full):
-        raise UnreadableImage(
-            f"expected integers in [0, 65535], got [{pixels.min()}, {pixels.max()}]"
-        )
-    elif raw == "I;12":
-        full = 4095.0
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    key = image.info.get("transparency")
-    if isinstance(key, (int, tuple)):  # one fully transparent colour: black
-        key = np.multiply(key, _GREY_STEP.get(raw, 1))
-        pixels = np.where((pixels == key).all(-1, keepdims=True), 0, pixels)
-    if white_is_zero and image.mode in ("I;16", "F"):  # Pillow inverts 1 to 8 bit itself
-        pixels = full - pixels
-    return pixels, full
-
-
-def _deep(data: bytes, image: Image.Image, raw: str) -> np.ndarray:
-    """All 16 bits of a colour or grey-alpha image, (H, W, C)."""
-    again = Image.open(io.BytesIO(data), formats=FORMATS)
-    swapped = _LOW_BYTE.get(raw, "RGBA")
-    again.tile = [
-        t._replace(args=(swapped, *t.args[1:]) if isinstance(t.args, tuple) else swapped)
-        for t in again.tile
-    ]
-    low = np.asarray(ImageOps.exif_transpose(again))
-    if raw == _GREY_ALPHA:
-        return low.view(">u2")
-    high = np.asarray(ImageOps.exif_transpose(image))
-    return high.astype(np.uint16) * 256 + low
-
-
-def _unit(pixels: np.ndarray, full: float) -> np.ndarray:
-    """The pixels over their full scale, float32, checked."""
-    floating = pixels.dtype.kind == "f"
-    if floating and not np.isfinite(pixels).all():
-        found = "NaN" if np.isnan(pixels).any() else "inf"
-        raise UnreadableImage(f"expected finite pixels, found {found}")
-    values = pixels.astype(np.float32) / np.float32(full)
-    if values.min() < 0 or values.max() > 1:
-        raise UnreadableImage(
-            f"expected float pixels in [0, 1], got [{pixels.min():g}, {pixels.max():g}]"
-        )
-    return values
+    elif array.dtype.newbyteorder("=") in (np.uint8, np.uint16):
+        full = float(np.iinfo(array.dtype).max)
+    check_pixels(array.shape[:2], max_pixels)
+    return whole(array, full)

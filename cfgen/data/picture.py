@@ -98,4 +98,4 @@ def read_plane(item: Item, *, limits: tuple[float, float] | None = None) -> Plan
 
 def resize(x: Tensor, size: tuple[int, int] | None, *, keep_aspect: bool) -> Tensor:
     """How an image (C, h, w) comes to the size (H, W): the linear part of reading."""
-    return fit(x, size, keep_aspect, mode="bilinear", antialias=True)
+    return fit(x, size, keep_aspect, mode="bilinear")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfgen.data.decode import MAX_PIXELS, UnreadableImage, decode, file_bytes
+from cfgen.data.raster import Raster
 
 LUMA = np.array([0.299, 0.587, 0.114])
+BLOCK = 2**20  # pixels that are floats at once before they are resized
 
 
 def read_image(
@@ -20,6 +23,8 @@ def read_image(
     channels: int,
     size: tuple[int, int] | None = None,
     keep_aspect: bool = True,
+    page: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """Read a PNG, JPEG, TIFF, BMP or NPY file; see `decode` for the scale of its pixels.
 
@@ -33,6 +38,8 @@ def read_image(
         size: (H, W) in pixels; None keeps the size of the file.
         keep_aspect: Pad with black, centred, to the aspect of `size` before resizing; False
             stretches.
+        page: Which page of a TIFF, from 0; None expects a single one.
+        max_pixels: The file is refused if it has more, or would with its padding.
 
     Returns:
         float32 (C, H, W) in [0, 1].
@@ -43,26 +50,57 @@ def read_image(
     """
     if channels not in (1, 3):
         raise ValueError(f"expected channels of 1 or 3, got {channels}")
-    pixels = decode(file_bytes(path))
-    if pixels.shape[-1] in (2, 4):
-        pixels = pixels[..., :-1] * pixels[..., -1:]
-    if channels < pixels.shape[-1]:
-        # In float64, so that R = G = B gives that very float32 back.
-        pixels = (pixels.astype(np.float64) @ LUMA).astype(np.float32)[..., None]
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
-    image = image.expand(channels, -1, -1).contiguous()
-    return fit(image, size, keep_aspect, mode="bilinear", antialias=True).clamp(0, 1)
+    raster = decode(file_bytes(path), page, max_pixels)
+    raster.check_scale()
+    tall, wide = padded(raster.shape, size, keep_aspect)
+    if size is not None and tall * wide > max_pixels:
+        raise UnreadableImage(
+            f"expected at most {max_pixels} pixels after padding (--max-pixels), "
+            f"got {tall} x {wide}"
+        )
+    # Block by block to the width that is wanted: the floats of a whole file may fill the memory.
+    width = raster.shape[1] if size is None else size[1]
+    parts = [_along(part, 2, wide, width, "bilinear") for part in _blocks(raster, channels)]
+    image = torch.cat(parts, 1)
+    height = raster.shape[0] if size is None else size[0]
+    image = _along(image, 1, tall, height, "bilinear").clamp_(0, 1)
+    return image.expand(channels, -1, -1).contiguous()
+
+
+def _blocks(raster: Raster, channels: int) -> Iterator[Tensor]:
+    """The image (1 or C, n, w) from top to bottom, float32 over its full scale."""
+    height, width = raster.shape
+    step = max(1, BLOCK // width)
+    for top in range(0, height, step):
+        pixels = raster.rows(top, min(top + step, height)).astype(np.float32)
+        pixels /= np.float32(raster.full)
+        if pixels.shape[-1] in (2, 4):
+            pixels = pixels[..., :-1] * pixels[..., -1:]
+        if channels < pixels.shape[-1]:
+            # In float64, so that R = G = B gives that very float32 back.
+            pixels = (pixels.astype(np.float64) @ LUMA).astype(np.float32)[..., None]
+        yield torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
 
 
 def read_mask(
-    path: str | Path, size: tuple[int, int] | None = None, *, keep_aspect: bool = True
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    *,
+    keep_aspect: bool = True,
+    page: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """Read a mask, True where a pixel is not black, padded and resized as `read_image` does.
+
+    Values need no scale here: whole numbers of any type, below 0 too, are True where they are not
+    0. In a JPEG, which does not keep black, a pixel must be brighter than half of the brightest.
 
     Args:
         path: The file.
         size: (H, W) in pixels; None keeps the size of the file.
         keep_aspect: As for the image.
+        page: Which page of a TIFF, from 0; None expects a single one.
+        max_pixels: The file is refused if it has more.
 
     Returns:
         bool (H, W), resized to the nearest pixel.
@@ -71,38 +109,61 @@ def read_mask(
         UnreadableImage: The file cannot be read; the message is the reason.
         ValueError: size is not possible.
     """
-    return fit_mask(read_image(path, channels=1)[0] > 0, size, keep_aspect=keep_aspect)
+    raster = decode(file_bytes(path), page, max_pixels)
+    pixels = raster.rows(0, raster.shape[0])
+    if raster.lossy:
+        brightest = pixels.max(-1)
+        mask = brightest > brightest.max() / 2
+    elif pixels.shape[-1] in (2, 4):
+        mask = (pixels[..., :-1] != 0).any(-1) & (pixels[..., -1] != 0)
+    else:
+        mask = (pixels != 0).any(-1)
+    return fit_mask(torch.from_numpy(mask), size, keep_aspect=keep_aspect)
 
 
 def fit_mask(mask: Tensor, size: tuple[int, int] | None, *, keep_aspect: bool) -> Tensor:
     """Pad and resize a mask (h, w) of bool to the size (H, W), to the nearest pixel."""
-    one = mask[None].float()
-    return fit(one, size, keep_aspect, mode="nearest-exact", antialias=False)[0] > 0
+    return fit(mask[None].byte(), size, keep_aspect, mode="nearest-exact")[0] > 0
 
 
-def fit(
-    image: Tensor, size: tuple[int, int] | None, keep_aspect: bool, *, mode: str, antialias: bool
-) -> Tensor:
-    """Pad (C, h, w) with black to the aspect of ``size``, then resize to it: a linear map.
+def padded(
+    shape: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool
+) -> tuple[int, int]:
+    """The size (h, w) of an image before it is resized: that of its padding too.
 
     Raises:
-        UnreadableImage: The padded image would be too large.
         ValueError: size is not possible.
     """
-    h, w = image.shape[-2:]
+    h, w = shape
     if size is None:
-        return image
+        return shape
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"expected a size (H, W) of at least (1, 1), got {size}")
-    if keep_aspect:
-        tall, wide = max(h, round(w * height / width)), max(w, round(h * width / height))
-        if tall * wide > MAX_PIXELS:
-            raise UnreadableImage(
-                f"expected at most {MAX_PIXELS} pixels after padding, got {tall} x {wide}"
-            )
-        top, left = (tall - h) // 2, (wide - w) // 2
-        image = F.pad(image, (left, wide - w - left, top, tall - h - top))
-    if image.shape[-2:] == (height, width):
+    if not keep_aspect:
+        return shape
+    return max(h, round(w * height / width)), max(w, round(h * width / height))
+
+
+def fit(image: Tensor, size: tuple[int, int] | None, keep_aspect: bool, *, mode: str) -> Tensor:
+    """Pad (C, h, w) with black to the aspect of ``size``, then resize to it: a linear map.
+
+    Raises:
+        ValueError: size is not possible.
+    """
+    tall, wide = padded((image.shape[1], image.shape[2]), size, keep_aspect)
+    if size is None:
         return image
-    return F.interpolate(image[None], size=(height, width), mode=mode, antialias=antialias)[0]
+    return _along(_along(image, 2, wide, size[1], mode), 1, tall, size[0], mode)
+
+
+def _along(image: Tensor, axis: int, long: int, length: int, mode: str) -> Tensor:
+    """Pad one axis of (C, h, w) with black to ``long`` pixels, then resize it to ``length``."""
+    have = image.shape[axis]
+    before = (long - have) // 2
+    ends = (before, long - have - before)
+    image = F.pad(image, ends if axis == 2 else (0, 0, *ends))
+    if long == length:
+        return image
+    size = (image.shape[1], length) if axis == 2 else (length, image.shape[2])
+    return F.interpolate(image[None], size=size, mode=mode, antialias=mode == "bilinear")[0]
