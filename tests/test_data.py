@@ -1,17 +1,19 @@
 """Reading image files and folders, against slow twins that were written from the formats."""
 
 import io
+import os
 import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cfgen.data import ImageFolder, UnreadableImage, read_image, read_mask
+from cfgen.data import ImageFolder, UnreadableImage, read_image, read_mask, read_picture
 from cfgen.engine.run_folder import write_record
 
 RNG = np.random.default_rng(0)
@@ -391,7 +393,12 @@ def test_blocks_of_a_large_picture_are_seamless(tmp_path, monkeypatch, mode):
     path = tmp_path / "image.png"
     pixels = random_pixels(8, {"L": 2, "RGB": 3, "LA": 2, "I;16": 2}[mode], shape=(61, 47))
     Image.frombytes(mode, (47 if mode != "L" else 94, 61), pixels.tobytes()).save(path)
-    for options in ({}, {"size": (20, 24)}, {"size": (20, 24), "keep_aspect": False}):
+    settings: list[dict[str, Any]] = [
+        {},
+        {"size": (20, 24)},
+        {"size": (20, 24), "keep_aspect": False},
+    ]
+    for options in settings:
         whole = [read_image(path, channels=c, **options) for c in (1, 3)]
         with monkeypatch.context() as patch:
             patch.setattr("cfgen.data.read.BLOCK", 200)
@@ -697,6 +704,147 @@ def test_what_a_run_left_in_the_folder_is_no_image_of_it(tmp_path):
     assert [item.file for item in ImageFolder(tmp_path)] == ["out/y.png"]
 
 
+def test_what_is_skipped_is_counted(tmp_path):
+    root = tmp_path / "in"
+    touch(root, "a.png", ".b.png", ".git/c.png", "notes.txt", "d.webp", "e.gif", "f/DICOMDIR")
+    touch(tmp_path, "elsewhere/deep/g.png", "h.png")
+    (root / "out" / "cases").mkdir(parents=True)
+    write_record(root / "out", {})
+    os.mkfifo(root / "pipe.png")
+    for link, target in {
+        "linked.png": tmp_path / "h.png",
+        "gone.png": tmp_path / "gone.png",
+        "self": "self",
+        "up": root,
+        "to": tmp_path / "elsewhere",
+        "z": tmp_path / "elsewhere/deep",
+        "again": "f",
+    }.items():
+        (root / link).symlink_to(target)
+    folder = ImageFolder(root)
+    assert [item.file for item in folder] == ["a.png", "linked.png", "to/deep/g.png"]
+    assert folder.skipped == {
+        "hidden": 2,
+        "not an image": 1,
+        "image of another kind": 2,
+        "DICOMDIR": 1,
+        "run folder": 1,
+        "not a file": 1,
+        "broken link": 2,
+        "link to a folder that is read": 3,
+    }
+    assert folder.skipped_line() == (
+        "skipped: 1 DICOMDIR, 2 broken link, 2 hidden, 2 image of another kind, "
+        "3 link to a folder that is read, 1 not a file, 1 not an image, 1 run folder"
+    )
+    (root / "labels.csv").write_text("file\na.png\n")
+    assert (ImageFolder(root).skipped, ImageFolder(root).skipped_line()) == ({}, "")
+
+
+def test_a_folder_that_cannot_be_opened_is_said(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError("no")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert ImageFolder(tmp_path).skipped == {"folder that cannot be opened": 1}
+
+
+def test_pages_of_a_tiff_are_items(tmp_path):
+    path = tmp_path / "s.TIF"
+    stack = [Image.fromarray(random_pixels(8)) for _ in range(3)]
+    stack[0].save(path, save_all=True, append_images=stack[1:])
+    stack[0].save(tmp_path / "one.tif")
+    folder = ImageFolder(tmp_path)
+    assert [(i.file, i.stem, i.kind, i.index) for i in folder] == [
+        ("one.tif", "one", "picture", 0),
+        *((f"s.TIF#{k}", f"s_00{k}", "picture", k) for k in range(3)),
+    ]
+    for item, pixels in zip(folder[1:], stack, strict=True):
+        x = read_picture(item, channels=1).x
+        assert torch.equal(x[0] * 255, torch.from_numpy(np.array(pixels)).float())
+    cut = ImageFolder(tmp_path, slices=slice(1, 2))
+    assert [item.file for item in cut] == ["one.tif", "s.TIF"]
+    assert cut[1].index == 1
+    assert [item.stem for item in ImageFolder(tmp_path, limit=2)] == ["one", "s_000"]
+
+
+def test_the_sequence_of_items(tmp_path):
+    touch(tmp_path, *(f"{name}.png" for name in "abcde"))
+    folder = ImageFolder(tmp_path, limit=4)
+    items = list(folder)
+    assert (len(folder), len(items)) == (4, 4)
+    assert folder[-1] == items[3] and folder[1:3] == tuple(items[1:3]) and items[2] in folder
+    assert folder[::-1] == tuple(reversed(folder)) == tuple(items[::-1])
+    for at in (4, -5):
+        with pytest.raises(IndexError):
+            folder[at]
+
+
+def test_a_list_of_files_is_small(tmp_path):
+    """Bytes an image, with labels: items are made when they are asked for."""
+    rows = [f"patient_{i // 10:03d}/slice_{i:05d}.png,tumour,P{i // 10},test" for i in range(5000)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,patient,split", *rows]))
+    ImageFolder(tmp_path)  # what is kept once
+    tracemalloc.start()
+    try:
+        folder = ImageFolder(tmp_path)
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 300 * len(folder)
+    assert peak < 600 * len(folder)
+    assert folder[4321].stem == "slice_04321"
+    assert folder[4321].patient is folder[4320].patient
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    files = [b"f\xfcr.png", b"f\xe4r.png", "für.png".encode(), b"\xff/f_r.png"]
+    for file in files:
+        path = os.fsencode(tmp_path) + b"/" + file
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(saved(NOISE))
+    folder = ImageFolder(tmp_path)
+    found = {os.fsencode(item.path.relative_to(tmp_path)): item for item in folder}
+    assert {file: item.file for file, item in found.items()} == {
+        b"f\xfcr.png": r"f\xfcr.png",
+        b"f\xe4r.png": r"f\xe4r.png",
+        "für.png".encode(): "für.png",
+        b"\xff/f_r.png": r"\xff/f_r.png",
+    }
+    assert len({item.stem for item in folder}) == 4
+    for item in folder:
+        (item.file + item.stem).encode()
+        assert read_image(item.path, channels=1).shape == (1, 64, 64)
+
+
+def test_case_folders_can_be_made(tmp_path):
+    """Long names, those that differ by case only, and those that a spreadsheet would run."""
+    long, wide = "x" * 120, "患者影像" * 15
+    files = [f"{'a' * 150}/{long}.png", f"{'b' * 150}/{long}.png"]
+    files += [f"{'左' * 45}/{wide}.png", f"{'右' * 45}/{wide}.png", f"{'y' * 250}.png"]
+    files += ["-1.png", "+1.png", "=1+2.png", "@x.png", "1.png", "a/S.png", "b/s.png", "c/ß.png"]
+    files += ["d/SS.png"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file", *files]), encoding="utf-8")
+    stems = [item.stem for item in ImageFolder(tmp_path)]
+    for stem in stems:
+        assert stem[0] not in "=+-@" and len(stem.encode()) <= 200
+        (tmp_path / "cases" / stem).mkdir(parents=True)
+    assert len({stem.casefold() for stem in stems}) == len(files)
+    assert stems[0].startswith("a" * 150 + "_xxx") and stems[1].startswith("b" * 150 + "_xxx")
+    assert stems[2].startswith("左" * 45 + "_患者影像")
+    assert stems[5:] == [
+        *("_1_png", "_1_png-2", "_1+2", "_x", "1", "a_S", "b_s", "c_ß", "d_SS"),
+    ]
+    # A name does not depend on how many files stand beside it.
+    assert [item.stem for item in ImageFolder(tmp_path, limit=3)] == stems[:3]
+
+
 def test_stems_do_not_collide(tmp_path):
     files = ["a/x.png", "b/x.png", "b/x.tif", "b/Y.png", "c/y.png", "a_x.png", "z.png", "d/a_x.png"]
     touch(tmp_path, *files)
@@ -735,8 +883,18 @@ def test_labels(tmp_path):
     )
     assert reason(gone.path) == "no such file"
     assert [i.stem for i in ImageFolder(tmp_path, split="test")] == ["b", "gone"]
-    assert ImageFolder(tmp_path, split="test", limit=1).items == (b,)
+    assert ImageFolder(tmp_path, split="test", limit=1)[:] == (b,)
     assert [item.file for item in ImageFolder(tmp_path / "images")] == ["a.png", "b.png"]
+
+
+def test_labels_are_cells_of_a_csv_file(tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        'file, label,fat,,\n"d, e.png", "x, y",0.5,,\na.png,"say ""b""","two\nlines",,\n'
+    )
+    assert [(item.file, item.label) for item in ImageFolder(tmp_path)] == [
+        ("d, e.png", "x, y"),
+        ("a.png", 'say "b"'),
+    ]
 
 
 def test_labels_from_elsewhere_name_files_of_the_images_folder(tmp_path):
@@ -765,6 +923,39 @@ def test_labels_from_elsewhere_name_files_of_the_images_folder(tmp_path):
         ("", {}, "expected column 'file' in labels.csv, got columns "),
         ("file,label\n,x\n", {}, "expected a file in every row of labels.csv, got '' (1x)"),
         (
+            "file,label,split\ny.png,a,b\n\nx.png,glioma, left,test\n",
+            {"split": "test"},
+            "expected at most 3 cells in line 4 of labels.csv, got 4: a cell with a comma needs "
+            "quotes",
+        ),
+        (
+            'file,note\nw.png,"two\nlines"\nx.png,"open\ny.png,b\n',
+            {},
+            "expected labels.csv to be a CSV file, got an open quote in the row of line 4",
+        ),
+        (
+            'file,label\nx.png,"open\ny.png,"b"\n',
+            {},
+            "expected labels.csv to be a CSV file, got ',' expected after '\"' in the row of "
+            "line 2",
+        ),
+        (
+            'file,label,mask\nx.png,"open\ny.png,"\n',
+            {},
+            "expected a label of one line in line 2 of labels.csv, got a line break: a quote may "
+            "be open",
+        ),
+        (
+            "file,label,label\nx.png,a,b\n",
+            {},
+            "expected each column once in labels.csv, got 'label' 2x",
+        ),
+        (
+            "file,fat,fat\nx.png,a,b\n",
+            {},
+            "expected each column once in labels.csv, got 'fat' 2x",
+        ),
+        (
             "file\nx.png\nx.png\n",
             {},
             "expected each file once in labels.csv, got 'x.png' 2x",
@@ -788,9 +979,10 @@ def test_folder_refused(tmp_path, monkeypatch):
         (
             {"root": "empty"},
             "expected image files (.png .jpg .jpeg .tif .tiff .bmp .npy .dcm .dicom .ima .nii "
-            ".nii.gz) in 'empty', got none",
+            ".nii.gz) in 'empty', got none; skipped: 1 not an image",
         ),
         ({"root": ".", "limit": 0}, "expected a limit of at least 1, got 0"),
+        ({"root": ".", "max_pixels": 0}, "expected max_pixels of at least 1, got 0"),
         (
             {"root": ".", "split": "test"},
             "expected a labels.csv in '.' for split 'test', got none",

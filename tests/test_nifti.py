@@ -124,7 +124,7 @@ def test_volumes_are_cut_into_slices_that_show_something(tmp_path):
         "case-0001",
         "case-0002",
     ]
-    kept = ImageFolder(tmp_path, keep_ids=True, slices=slice(2, 4)).items
+    kept = ImageFolder(tmp_path, keep_ids=True, slices=slice(2, 4))[:]
     assert [(i.file, i.stem) for i in kept] == [("v.nii.gz#2", "v_002"), ("v.nii.gz#3", "v_003")]
 
 

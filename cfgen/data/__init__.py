@@ -2,7 +2,8 @@
 
 from cfgen.data.decode import UnreadableImage
 from cfgen.data.folder import ImageFolder, Item
-from cfgen.data.picture import read_item_mask, read_picture
+from cfgen.data.mask import read_item_mask
+from cfgen.data.picture import read_picture
 from cfgen.data.read import read_image, read_mask
 from cfgen.data.window import Picture, Window
 

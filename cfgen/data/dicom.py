@@ -14,10 +14,11 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cfgen.data import colour, modality
-from cfgen.data.decode import MAX_PIXELS, UnreadableImage, file_bytes
+from cfgen.data.decode import file_bytes
 from cfgen.data.frames import decodable, decode_frame
 from cfgen.data.modality import GROUPS
 from cfgen.data.quiet import quiet
+from cfgen.data.raster import MAX_PIXELS, UnreadableImage, check_pixels
 from cfgen.data.voi import Shown, shown
 from cfgen.data.window import Plane, Window, robust_range
 
@@ -34,11 +35,19 @@ logging.getLogger("pydicom").propagate = False
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the signature DICM after its preamble of 128 bytes."""
+    """Whether a file has the signature DICM after its preamble of 128 bytes, or is an image alone.
+
+    A data set alone begins with group 2 or 8 in either byte order, and says how many rows it has.
+    """
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except (OSError, ValueError):
+            start = stream.read(132)
+        if start[128:] == b"DICM" or start[:2] not in (b"\2\0", b"\0\2", b"\10\0", b"\0\10"):
+            return start[128:] == b"DICM"
+        with quiet():
+            ds = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["Rows"])
+            return "Rows" in ds
+    except Exception:  # damaged bytes are answered with any type of exception
         return False
 
 
@@ -64,6 +73,7 @@ def read(
     *,
     limits: tuple[float, float] | None = None,
     annotated: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Plane:
     """Read one frame.
 
@@ -75,6 +85,7 @@ def read(
             percentiles 0.5 and 99.5 of the pixels that are not padding (of the frames in the same
             unit, up to 16 of them).
         annotated: Accept an image that says that identifying text is burned in.
+        max_pixels: A frame that has more is refused.
 
     Returns:
         The frame after the modality LUT, in Hounsfield units where the file says or implies so; or
@@ -85,6 +96,7 @@ def read(
         UnreadableImage: It is no image that can be decoded; the message quotes nothing of the file.
     """
     ds = load(path)
+    check_pixels((int(ds.Rows), int(ds.Columns)), max_pixels)
     with refusing("damaged DICOM header"):
         if not annotated:
             _without_names(ds)
@@ -162,8 +174,6 @@ def _check(ds: Dataset, name: str) -> None:
     h, w, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsAllocated)
     if h < 1 or w < 1:
         raise UnreadableImage(f"expected an image with pixels, got {h} x {w}")
-    if h * w > MAX_PIXELS:
-        raise UnreadableImage(f"expected at most {MAX_PIXELS} pixels, got {h} x {w}")
     if bits not in BITS:
         raise UnreadableImage(f"expected pixels of 1, 8, 16 or 32 bits, got {bits}")
     if "TransferSyntaxUID" not in ds.file_meta:

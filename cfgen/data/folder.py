@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import overload
 
-from cfgen.data import dicom, nifti
+from cfgen.data import nifti
+from cfgen.data.kinds import count, kind_of
+from cfgen.data.labels import read_labels
+from cfgen.data.names import case_names, page_name, printable
+from cfgen.data.raster import MAX_PIXELS
+from cfgen.data.tree import image_files, skipped_line
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
+KINDS = ("picture", "dicom", "nifti")
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Item:
         patient: Whose image it is.
         split: The part of the data it belongs to.
         kind: "picture", "dicom" or "nifti".
-        index: Frame or slice of a medical file, from 0.
+        index: Frame or slice of a medical file, or page of a TIFF, from 0.
         axis: Axis of a NIfTI slice.
         opaque: Whether the names above hide those of the file.
+        max_pixels: An image, slice or frame that has more is refused.
     """
 
     file: str
@@ -45,16 +50,17 @@ class Item:
     index: int = 0
     axis: str = "axial"
     opaque: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 class ImageFolder(Sequence[Item]):
     """The images to explain: the rows of labels.csv, or else every image file of the tree, sorted.
 
-    A file of several frames or slices is as many items. A row whose file is missing stays an item:
-    reading it says "no such file". Without a labels.csv hidden files and folders (a leading dot)
-    are skipped, and so are run folders in it (``run.json`` beside ``cases``); DICOM files are known
-    by their suffix or their signature, and those of one series in a folder follow each other by
-    instance number.
+    A file of several frames, slices or pages is as many items. A row whose file is missing stays an
+    item: reading it says "no such file". Without a labels.csv hidden files and folders (a leading
+    dot) are skipped, and so are run folders in it (``run.json`` beside ``cases``); DICOM files are
+    known by their suffix or their content, and those of one series in a folder follow each other
+    by instance number. Items are made when they are asked for: millions of files fit into memory.
 
     Args:
         root: The folder, or a single DICOM or NIfTI file.
@@ -64,13 +70,17 @@ class ImageFolder(Sequence[Item]):
         split: Keep the rows of this split.
         limit: Keep the first items only.
         axis: How NIfTI volumes are cut: axial, coronal, sagittal, or axis 0, 1, 2 of the array.
-        slices: Which slices of a volume and frames of a multi-frame DICOM file; None takes all
-            frames, and the slices that hold more than one value.
+        slices: Which slices of a volume, frames of a DICOM file and pages of a TIFF; None takes all
+            frames and pages, and the slices that hold more than one value.
         keep_ids: Show the names of DICOM and NIfTI files; else they are case-0001, ...
+        max_pixels: An image, slice or frame that has more is refused when it is read.
+
+    Attributes:
+        skipped: How many files and folders of the tree were passed over, by reason.
 
     Raises:
-        ValueError: The folder, the labels file, a column or the split is not there, there are no
-            images, or limit is less than 1.
+        ValueError: The folder, the labels file, a column or the split is not there, labels.csv is
+            damaged, there are no images, or limit or max_pixels is less than 1.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class ImageFolder(Sequence[Item]):
         axis: str = "axial",
         slices: slice | None = None,
         keep_ids: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         root = Path(root)
         single = root.is_file() and kind_of(root) != "picture"
@@ -91,70 +102,107 @@ class ImageFolder(Sequence[Item]):
             raise ValueError(f"expected a folder of images at '{root}', got {found}")
         if limit is not None and limit < 1:
             raise ValueError(f"expected a limit of at least 1, got {limit}")
+        if max_pixels < 1:
+            raise ValueError(f"expected max_pixels of at least 1, got {max_pixels}")
         if labels is None and (root / "labels.csv").is_file():
             labels = root / "labels.csv"
+        self.skipped: dict[str, int] = {}
         if labels is not None:
-            rows = _rows(Path(labels), ("file",) if split is None else ("file", "split"))
+            needed = ("file",) if split is None else ("file", "split")
+            self._columns = read_labels(Path(labels), needed)
         elif split is not None:
             raise ValueError(f"expected a labels.csv in '{root}' for split '{split}', got none")
+        elif single:
+            self._columns = {"file": [root.name]}
         else:
-            rows = [{"file": file} for file in ([root.name] if single else _tree(root))]
-        root = root.parent if single else root
+            files, self.skipped = image_files(root)
+            self._columns = {"file": files}
         if split is not None:
-            names = list(dict.fromkeys(row["split"] for row in rows if row["split"]))
-            rows = [row for row in rows if row["split"] == split]
-            if not split or not rows:
+            given = self._columns["split"]
+            names = list(dict.fromkeys(filter(None, given)))
+            if split not in names:
                 raise ValueError(f"expected a split of {', '.join(names)}, got '{split}'")
-        planes = [
-            (row, kind, index)
-            for row in rows
-            for kind in [kind_of(root / row["file"])]
-            for index in _indices(root / row["file"], kind, axis, slices)
-        ]
-        if not planes:
+            kept = [row for row, name in enumerate(given) if name == split]
+            self._columns = {k: [v[row] for row in kept] for k, v in self._columns.items()}
+        self._root = root.parent if single else root
+        self._axis, self._keep_ids, self._max_pixels = axis, keep_ids, max_pixels
+        self._kinds = bytearray()  # of each file
+        self._rows, self._indices = array("I"), array("I")  # of each item: its file and its slice
+        for row, file in enumerate(self._columns["file"]):
+            path = os.path.join(self._root, file)
+            kind = kind_of(path)
+            indices = _indices(path, kind, axis, slices, max_pixels)
+            self._kinds.append(KINDS.index(kind))
+            self._rows.extend([row] * len(indices))
+            self._indices.extend(indices)
+        if not self._rows:
             raise ValueError("expected slices that are in the volumes, got none")
         # Named before the limit, so that a longer run finds the case folders of a shorter one.
-        names = _names([(row["file"], kind, index) for row, kind, index in planes], keep_ids)
-        self.items = tuple(
-            Item(
-                file=file,
-                path=root / row["file"],
-                stem=stem,
-                label=row.get("label") or None,
-                mask=root / row["mask"] if row.get("mask") else None,
-                patient=row.get("patient") or None,
-                split=row.get("split") or None,
-                kind=kind,
-                index=index,
-                axis=axis,
-                opaque=kind != "picture" and not keep_ids,
-            )
-            for (row, kind, index), (file, stem) in islice(zip(planes, names, strict=True), limit)
-        )
+        self._stems = self._names()
+        self._length = min(limit or len(self._rows), len(self._rows))
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self.items)
+        return self._length
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
         """The item at an index, or the items of a slice."""
-        return self.items[index]
+        if isinstance(index, slice):
+            return tuple(self[at] for at in range(self._length)[index])
+        at = range(self._length)[index]
+        row, stem = self._rows[at], self._stems[at]
+        cell = {name: cells[row] or None for name, cells in self._columns.items()}
+        file, mask, kind = self._columns["file"][row], cell.get("mask"), KINDS[self._kinds[row]]
+        shown = printable(file)
+        if self._is_opaque(row):
+            shown = stem
+        elif self._is_one_of_many(at):
+            shown = f"{shown}#{self._indices[at]}"
+        return Item(
+            file=shown,
+            path=self._root / file,
+            stem=stem,
+            label=cell.get("label"),
+            mask=self._root / mask if mask else None,
+            patient=cell.get("patient"),
+            split=cell.get("split"),
+            kind=kind,
+            index=self._indices[at],
+            axis=self._axis,
+            opaque=self._is_opaque(row),
+            max_pixels=self._max_pixels,
+        )
 
+    def skipped_line(self) -> str:
+        """One line that says what was skipped; empty where nothing was."""
+        return skipped_line(self.skipped)
 
-def kind_of(path: Path) -> str:
-    """What a file is: "nifti" and "picture" by suffix, "dicom" by suffix, signature or name.
+    def _is_opaque(self, row: int) -> bool:
+        return KINDS[self._kinds[row]] != "picture" and not self._keep_ids
 
-    A name without a suffix, or with that of a UID, is that of a DICOM file, there or not: it must
-    not be shown.
-    """
-    name, suffix = path.name.lower(), path.suffix.lower()
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    if suffix in SUFFIXES:
-        return "picture"
-    if suffix in (*dicom.SUFFIXES, "") or suffix[1:].isdigit() or dicom.is_dicom(path):
-        return "dicom"
-    return "picture"
+    def _is_one_of_many(self, at: int) -> bool:
+        """Whether the file of an item has other items, which stand beside it."""
+        return self._rows[at] in (*self._rows[max(at - 1, 0) : at], *self._rows[at + 1 : at + 2])
+
+    def _names(self) -> list[str]:
+        """The name of each item's case folder."""
+        hidden: list[str] = []
+        files: list[str] = []
+        for at, row in enumerate(self._rows):
+            file = self._columns["file"][row]
+            if self._is_opaque(row):
+                hidden.append(f"case-{len(hidden) + 1:04d}")
+            elif self._is_one_of_many(at):
+                files.append(page_name(file, self._indices[at]))
+            else:
+                files.append(file.removesuffix(".gz"))
+        opaque, shown = iter(hidden), iter(case_names(files, hidden))
+        return [next(opaque if self._is_opaque(row) else shown) for row in self._rows]
 
 
 def parse_slices(text: str) -> slice:
@@ -174,122 +222,11 @@ def parse_slices(text: str) -> slice:
     raise ValueError(f"expected slices such as 12 or 10:20, got '{text}'")
 
 
-def _indices(path: Path, kind: str, axis: str, slices: slice | None) -> Sequence[int]:
-    """The frames or slices of a file; one that is no volume or cannot be read has one."""
-    if kind == "picture":
-        return [0]
+def _indices(
+    path: str, kind: str, axis: str, slices: slice | None, max_pixels: int
+) -> Sequence[int]:
+    """The frames, slices or pages of a file; one that cannot be read has one."""
     if kind == "nifti" and slices is None:
-        return nifti.slices(path, axis)
-    number = nifti.depth(path, axis) if kind == "nifti" else dicom.outline(path)[1]
+        return nifti.slices(Path(path), axis, max_pixels)
+    number = count(path, kind, axis, max_pixels)
     return range(number) if slices is None or number == 1 else range(number)[slices]
-
-
-def _names(planes: list[tuple[str, str, int]], keep_ids: bool) -> list[tuple[str, str]]:
-    """What results.csv shows of each plane, and the name of its case folder."""
-    many = {file for file, count in Counter(file for file, _, _ in planes).items() if count > 1}
-    shown: list[tuple[str, str]] = []  # what is shown, and what its folder is called after
-    hidden: list[str] = []
-    for file, kind, index in planes:
-        if kind != "picture" and not keep_ids:
-            hidden.append(f"case-{len(hidden) + 1:04d}")
-        elif file in many:
-            path = PurePosixPath(file.removesuffix(".gz"))
-            form = path.with_name(f"{path.stem}_{index:03d}{path.suffix}")
-            shown.append((f"{file}#{index}", form.as_posix()))
-        else:
-            shown.append((file, file.removesuffix(".gz")))
-    stems = _stems([form for _, form in shown], hidden)
-    named = ((file, stem) for (file, _), stem in zip(shown, stems, strict=True))
-    opaque = ((name, name) for name in hidden)
-    return [next(opaque if kind != "picture" and not keep_ids else named) for _, kind, _ in planes]
-
-
-def _tree(root: Path) -> list[str]:
-    """Every image file below ``root``, not hidden or of a run, as a relative POSIX path, sorted."""
-    found: list[str] = []
-    for name, folders, files in os.walk(root):
-        folder = Path(name)
-        if folder != root and "run.json" in files and "cases" in folders:
-            folders.clear()
-            continue
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        shown = (folder / file for file in files if not file.startswith("."))
-        found += [path.relative_to(root).as_posix() for path in shown if _is_image(path)]
-    found.sort()
-    if not found:
-        listed = " ".join((*SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES))
-        raise ValueError(f"expected image files ({listed}) in '{root}', got none")
-    first: dict[tuple[Path, str], str] = {}
-    order: dict[str, tuple[str, int, str]] = {}
-    for file in found:
-        series, number = "", 0
-        if kind_of(root / file) == "dicom":
-            series, number = dicom.outline(root / file)[0]
-        # A series stands where its first file does.
-        anchor = first.setdefault((Path(file).parent, series), file) if series else file
-        order[file] = (anchor, number, file)
-    return sorted(found, key=order.__getitem__)
-
-
-def _is_image(path: Path) -> bool:
-    if not path.is_file() or path.name == "DICOMDIR":  # an index of the files beside it
-        return False
-    known = path.name.lower().endswith((*SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES))
-    return known or dicom.is_dicom(path)
-
-
-def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a labels file that are not blank, stripped."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            table = [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except OSError as error:
-        raise ValueError(f"expected a labels file at '{path}', got none") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"expected {path.name} to be a CSV file in UTF-8, got {error}") from error
-    table = [row for row in table if any(row)]
-    header = table[0] if table else []
-    for column in needed:
-        if column not in header:
-            raise ValueError(
-                f"expected column '{column}' in {path.name}, got columns {', '.join(header)}"
-            )
-    width = len(header)
-    rows = [dict(zip(header, row + [""] * (width - len(row)), strict=False)) for row in table[1:]]
-    if not rows:
-        raise ValueError(f"expected rows in {path.name}, got none")
-    for file, count in Counter(row["file"] for row in rows).items():
-        if not file:
-            raise ValueError(f"expected a file in every row of {path.name}, got '' ({count}x)")
-        if count > 1:
-            shown = f"'{file}'" if kind_of(Path(file)) == "picture" else "one"
-            raise ValueError(f"expected each file once in {path.name}, got {shown} {count}x")
-    return rows
-
-
-def _stems(files: list[str], taken: Sequence[str] = ()) -> Iterator[str]:
-    """A name for each case folder: the stem; if that is taken, the path, then with its suffix."""
-    paths = [PurePosixPath(file) for file in files]
-    forms = [
-        [_safe([p.stem]) for p in paths],
-        [_safe([*p.parts[:-1], p.stem]) for p in paths],
-        [_safe([*p.parts[:-1], p.stem, p.suffix[1:]]) for p in paths],
-    ]
-    counts = [Counter(name.casefold() for name in form) for form in forms]
-    seen = {name.casefold() for name in taken}
-    for names in zip(*forms, strict=True):
-        unique = (n for n, c in zip(names, counts, strict=True) if c[n.casefold()] == 1)
-        first = name = next(unique, names[-1])
-        number = 1
-        while name.casefold() in seen:  # a_b.png beside a/b.png
-            number += 1
-            name = f"{first}-{number}"
-        seen.add(name.casefold())
-        yield name
-
-
-def _safe(parts: Sequence[str]) -> str:
-    """Path parts as one name that is no path itself, on any system."""
-    name = "_".join(parts)
-    name = "".join(c if c.isalnum() or c in " .-_+()" else "_" for c in name)
-    return name.strip(" .") or "_"

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from cfgen.data.decode import MAX_PIXELS, UnreadableImage
 from cfgen.data.quiet import quiet
+from cfgen.data.raster import MAX_PIXELS, UnreadableImage, check_pixels
 from cfgen.data.window import Plane, Window, robust_range
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -54,15 +54,16 @@ class Volume(NamedTuple):
     limits: tuple[float, float]
 
 
-def slices(path: Path, axis: str) -> list[int]:
+def slices(path: Path, axis: str, max_pixels: int = MAX_PIXELS) -> list[int]:
     """Indices of the slices across an axis that hold more than one value; [0] if unreadable.
 
     Args:
         path: The file.
         axis: axial, coronal, sagittal, or the axis 0, 1, 2 of the array.
+        max_pixels: A volume with more in a slice counts as unreadable.
     """
     try:
-        volume = load(path)
+        volume = load(path, max_pixels)
         across = np.moveaxis(volume.values, view(volume.image.affine, axis).axis, 0)
         flat = across.reshape(len(across), -1)
         return np.flatnonzero(flat.min(1) != flat.max(1)).tolist() or [0]
@@ -70,16 +71,23 @@ def slices(path: Path, axis: str) -> list[int]:
         return [0]
 
 
-def depth(path: Path, axis: str) -> int:
+def depth(path: Path, axis: str, max_pixels: int = MAX_PIXELS) -> int:
     """Number of slices across an axis; 1 if unreadable."""
     try:
-        volume = load(path)
+        volume = load(path, max_pixels)
         return volume.values.shape[view(volume.image.affine, axis).axis]
     except UnreadableImage:
         return 1
 
 
-def read(path: Path, index: int, axis: str, *, limits: tuple[float, float] | None = None) -> Plane:
+def read(
+    path: Path,
+    index: int,
+    axis: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Plane:
     """Read one slice.
 
     Args:
@@ -89,6 +97,7 @@ def read(path: Path, index: int, axis: str, *, limits: tuple[float, float] | Non
         limits: Lowest and highest value of the window; None takes cal_min and cal_max of the file
             where they are set; else the full scale of unsigned 8 bit, or the percentiles 0.5 and
             99.5 of the volume.
+        max_pixels: A volume with more in its largest slice is refused.
 
     Returns:
         The slice, upright, in the values of the file (its scaling applied), voxel by voxel: where
@@ -98,7 +107,7 @@ def read(path: Path, index: int, axis: str, *, limits: tuple[float, float] | Non
         UnreadableImage: It is no grey volume that can be read; the message quotes nothing of the
             file.
     """
-    volume = load(path)
+    volume = load(path, max_pixels)
     plane = view(volume.image.affine, axis)
     if not 0 <= index < volume.values.shape[plane.axis]:
         raise UnreadableImage(
@@ -191,17 +200,30 @@ def view(affine: np.ndarray, axis: str) -> View:
     return View(across, transpose, tuple(i for i, a in enumerate(shown) if direction[a] > 0))
 
 
-def load(path: Path) -> Volume:
+def load(path: Path, max_pixels: int | None = None) -> Volume:
     """The volume of a file, checked; those read last are kept.
 
     Raises:
-        UnreadableImage: It is no grey volume.
+        UnreadableImage: It is no grey volume, or has more than ``max_pixels`` in a slice.
     """
     try:
         stat = path.stat()
     except (OSError, ValueError) as error:
         raise UnreadableImage("no such file") from error
+    if max_pixels is not None:
+        check_pixels(_largest(path), max_pixels)
     return _load(path, (stat.st_mtime_ns, stat.st_size))
+
+
+def _largest(path: Path) -> tuple[int, int]:
+    """The size of the largest slice, from the header; (0, 0) where it cannot be read."""
+    try:
+        with quiet():
+            image: Any = nib.load(path)
+            small, large = sorted(image.shape[:3])[-2:]
+    except Exception:  # reading it says what is wrong
+        return 0, 0
+    return small, large
 
 
 @lru_cache(maxsize=KEPT)
@@ -226,8 +248,6 @@ def _load(path: Path, stamp: tuple[int, int]) -> Volume:
         raise UnreadableImage(f"expected grey voxels, got {'colour' if kind.names else kind}")
     if min(shape) < 1:
         raise UnreadableImage(f"expected a volume with voxels, got {shape}")
-    if np.sort(shape)[1:].prod() > MAX_PIXELS:
-        raise UnreadableImage(f"expected at most {MAX_PIXELS} voxels in a slice, got {shape}")
     try:
         with quiet():
             values = np.asarray(stored, np.float32).reshape(shape)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfgen.data.decode import MAX_PIXELS, UnreadableImage, decode, file_bytes
-from cfgen.data.raster import Raster
+from cfgen.data.decode import decode, file_bytes
+from cfgen.data.raster import MAX_PIXELS, Raster, UnreadableImage
 
 LUMA = np.array([0.299, 0.587, 0.114])
 BLOCK = 2**20  # pixels that are floats at once before they are resized
@@ -52,12 +52,7 @@ def read_image(
         raise ValueError(f"expected channels of 1 or 3, got {channels}")
     raster = decode(file_bytes(path), page, max_pixels)
     raster.check_scale()
-    tall, wide = padded(raster.shape, size, keep_aspect)
-    if size is not None and tall * wide > max_pixels:
-        raise UnreadableImage(
-            f"expected at most {max_pixels} pixels after padding (--max-pixels), "
-            f"got {tall} x {wide}"
-        )
+    tall, wide = check_padded(raster.shape, size, keep_aspect, max_pixels)
     # Block by block to the width that is wanted: the floats of a whole file may fill the memory.
     width = raster.shape[1] if size is None else size[1]
     parts = [_along(part, 2, wide, width, "bilinear") for part in _blocks(raster, channels)]
@@ -143,6 +138,24 @@ def padded(
     if not keep_aspect:
         return shape
     return max(h, round(w * height / width)), max(w, round(h * width / height))
+
+
+def check_padded(
+    shape: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool, max_pixels: int
+) -> tuple[int, int]:
+    """Check and return the size (h, w) of an image with its padding.
+
+    Raises:
+        UnreadableImage: It has more than ``max_pixels``.
+        ValueError: size is not possible.
+    """
+    tall, wide = padded(shape, size, keep_aspect)
+    if (tall, wide) != shape and tall * wide > max_pixels:
+        raise UnreadableImage(
+            f"expected at most {max_pixels} pixels after padding (--max-pixels), "
+            f"got {tall} x {wide}"
+        )
+    return tall, wide
 
 
 def fit(image: Tensor, size: tuple[int, int] | None, keep_aspect: bool, *, mode: str) -> Tensor:
