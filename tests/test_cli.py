@@ -1,6 +1,7 @@
 """The program as a user meets it: arguments in, files and an exit status out."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -23,7 +24,8 @@ import cfgen
 from cfgen import DIRECTIONS, Counterfactual, Flip, Problem, checkpoints, load_checkpoint
 from cfgen.cli import main, parser
 from cfgen.cli.terminal import table
-from cfgen.data import read_image
+from cfgen.data import read_image, read_mask
+from cfgen.data.raster import MAX_PIXELS
 from cfgen.engine import where
 from cfgen.engine.where import accelerator_of
 
@@ -368,6 +370,59 @@ def test_a_picture_of_another_shape_is_padded_or_stretched(run, images, out, tmp
         seen = read_image(folder / "cases" / "tall" / "x.png", channels=1)
         wanted = read_image(tall, channels=1, size=(32, 32), keep_aspect=keep)
         assert torch.equal(seen, (wanted * 255).round() / 255)
+
+
+def test_a_mask_is_padded_or_stretched_as_its_image_is(run, images, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(images / "b" / "tall.png", folder / "tall.png")
+    pixels = np.zeros((48, 32), np.uint8)
+    pixels[:20, 12:20] = 255
+    Image.fromarray(pixels).save(folder / "mask.png")
+    (folder / "labels.csv").write_text("file,mask\ntall.png,mask.png\n")
+    for keep, more in ((True, ()), (False, ("--stretch",))):
+        assert run("--images", folder, "--out", tmp_path / str(keep), *more) == 0
+        seen = read_image(tmp_path / str(keep) / "cases" / "tall" / "mask.png", channels=1)[0]
+        assert torch.equal(seen > 0, read_mask(folder / "mask.png", (32, 32), keep_aspect=keep))
+    assert not torch.equal(seen > 0, read_mask(folder / "mask.png", (32, 32)))
+
+
+def test_names_that_no_one_can_print(run, images, tmp_path, monkeypatch):
+    """No UTF-8, too long with its folder, or not on this terminal: the run and its page go on."""
+    folder, long = tmp_path / "in", "x" * 200
+    data = (images / "one.png").read_bytes()
+    for name in (
+        b"f\xfcr.png",
+        "左.png".encode(),
+        f"a/{long}.png".encode(),
+        f"b/{long}.png".encode(),
+    ):
+        path = os.fsencode(folder) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(data)
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii"))
+    assert run("--images", folder, "--out", tmp_path / "out") == 0
+    sys.stdout.flush()
+    said = screen.getvalue().decode("ascii")
+    assert "\nf_r  " in said and "\n\\u5de6  " in said
+    rows = rows_of(tmp_path / "out")
+    assert sorted(row["file"] for row in rows) == sorted(
+        [f"a/{long}.png", f"b/{long}.png", "f\\xfcr.png", "左.png"]
+    )
+    for row in rows:
+        assert (tmp_path / "out" / "cases" / row["case"] / "x_cf.png").is_file()
+    assert "f\\\\xfcr.png" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_limit_on_pixels(run, images, tmp_path):
+    assert parser()[0].parse_args(["explain"]).max_pixels == MAX_PIXELS
+    assert run("--images", images, "--max-pixels", 32 * 32, "--out", tmp_path / "out") == 1
+    unreadable = [row for row in rows_of(tmp_path / "out") if row["status"] == "UNREADABLE"]
+    assert [(row["case"], row["message"]) for row in unreadable] == [
+        ("tall", "expected at most 1024 pixels (--max-pixels), got 48 x 32")
+    ]
 
 
 def test_no_sweep_is_written_where_none_is_asked_for(run, images, tmp_path):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cfgen.cli import explain, gallery, study, study_report
-from cfgen.cli.options import OneLineParser, Usage, program
+from cfgen.cli.options import OneLineParser, Usage, never_fail_to_print, program
 
 COMMANDS = {
     "explain": explain,
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The usage is wrong (2), or help was asked for (0).
     """
+    never_fail_to_print()
     argv = list(sys.argv[1:] if argv is None else argv)
     helps = ("-h", "--help") if program() == "cfgen" else ()  # run_cf.py shows that of its job
     if not argv or argv[0] not in (*COMMANDS, *helps):

@@ -181,6 +181,7 @@ def prepared(args: argparse.Namespace) -> tuple[Engine, Images, Where]:
         slices=args.slices,
         dicom=args.dicom,
         keep_ids=args.keep_ids,
+        max_pixels=args.max_pixels,
     )
     engine = Engine(checkpoint, settings, accelerator, LPIPS(args.lpips).to(accelerator.device))
     return engine, images, where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,13 @@ def usage(extra: str) -> Iterator[None]:
 def program() -> str:
     """The name that the program was called by."""
     return Path(sys.argv[0]).name if sys.argv[0].endswith("run_cf.py") else "cfgen"
+
+
+def never_fail_to_print() -> None:
+    """Let a terminal that lacks a character show its code instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -80,6 +88,13 @@ def add_images(p: argparse.ArgumentParser) -> None:
         "--stretch",
         action="store_true",
         help="resize without keeping the aspect (default: pad, then resize)",
+    )
+    data.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=int,
+        default=100_000_000,
+        help="refuse an image, frame or slice that has more (default: %(default)s)",
     )
 
 

@@ -13,6 +13,7 @@ from cfgen.checkpoints import Checkpoint
 from cfgen.data import ImageFolder, Item, Picture, read_item_mask, read_picture
 from cfgen.data.export import Export, Identity
 from cfgen.data.folder import parse_slices
+from cfgen.data.raster import MAX_PIXELS
 from cfgen.data.synthetic import synthetic_patients
 from cfgen.data.window import parse_window
 from cfgen.engine.worker import Exporter
@@ -35,6 +36,7 @@ class Images:
         slices: Which slices of volumes and frames of multi-frame files, as "12" or "10:20".
         dicom: Write counterfactuals in their sources' format, too.
         keep_ids: Keep the names of medical files, and what they say of the patient.
+        max_pixels: An image, frame or slice that has more is refused.
     """
 
     folder: str | None = None
@@ -47,10 +49,11 @@ class Images:
     slices: str | None = None
     dicom: bool = False
     keep_ids: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def reading(self) -> dict[str, Any]:
         """How an image is read and written: what a run that goes on must have the same."""
-        names = ("stretch", "window", "axis", "slices", "dicom", "keep_ids")
+        names = ("stretch", "window", "axis", "slices", "dicom", "keep_ids", "max_pixels")
         return {name: getattr(self, name) for name in names} | {"synthetic": self.folder is None}
 
     def open(self, checkpoint: Checkpoint, seed: int) -> Opened:
@@ -80,6 +83,7 @@ class Images:
             axis=self.axis,
             slices=parse_slices(self.slices) if self.slices else None,
             keep_ids=self.keep_ids,
+            max_pixels=self.max_pixels,
         )
         keep_aspect, size = not self.stretch, checkpoint.size
         opened = Opened(
