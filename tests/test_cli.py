@@ -435,7 +435,7 @@ def test_no_sweep_is_written_where_none_is_asked_for(run, images, tmp_path):
 def test_masks_go_along_and_the_page_may_be_one_file(run, images, tmp_path):
     mask = np.zeros((32, 32), np.uint8)
     mask[3:9, 5:20] = 255
-    Image.fromarray(mask).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "m.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
     labels = tmp_path / "masks.csv"
     labels.write_text(f"file,mask\none.png,{tmp_path / 'm.png'}\n")
     out = tmp_path / "out"
