@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,14 @@ def test_agreement_is_counted_right(study, files):
     repeated = {f"{reader}, repeated" for reader in (1, 2, 3, "all")}
     expected = {"1 and 2", "1 and 3", "2 and 3"} | repeated
     assert {readers for question, readers in rows if question == "finding"} == expected
+
+
+def test_a_repeat_whose_first_answer_is_missing_agrees_with_nothing(study, files):
+    whole = Answers.read(study, files)
+    kept = [r for r in whole.readings if r.page.reader != 1 or r.page.repeat]
+    rows = {(r.question, r.readers): r for r in agreement(replace(whole, readings=kept))}
+    assert ("finding", "1, repeated") not in rows
+    assert rows["finding", "all, repeated"].n == 6
 
 
 def test_imrmc_has_a_row_for_each_truth_and_each_first_answer(study, files):
