@@ -22,7 +22,6 @@ from cfgen.gallery.words import (
     DASH,
     STATUS_WORDS,
     agrees,
-    doubted,
     number,
     percent,
     words_of,
@@ -333,9 +332,14 @@ def test_unusual_is_fewer_than_one_in_twenty(tmp_path):
     assert usual == [True, True, False, False]
     notes = [dict((f[0], f[2]) for f in page.case(i)["facts"])["Plausibility"] for i in range(4)]
     assert notes == ["", "", "unusual image", "unusual image"]
-    rates = [{"plausibility_q": str(v)} for v in values]
-    assert doubted(rates) == (2, 4)
-    assert doubted([{"plausibility_q": "0.08"}, {"plausibility_q": ""}, {}]) == (0, 1)
+    for rates, told in (
+        (values, "Taken together, 2 of 4 counterfactuals look unlike real"),
+        ((0.05, 0.08, ""), None),
+    ):
+        rows = [row(i, Status.FLIPPED, plausibility_q=q) for i, q in enumerate(rates)]
+        text = Page(write_gallery(write_run(tmp_path / str(len(rates)), rows))).text
+        assert ("Taken together" in text) is (told is not None)
+        assert told is None or told in text
 
 
 def test_what_the_run_was_asked_is_listed(tmp_path):
