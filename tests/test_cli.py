@@ -7,9 +7,12 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+import warnings
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
@@ -697,3 +700,135 @@ def test_an_option_is_no_value(argv, capsys):
     with pytest.raises(SystemExit):
         main(argv.split())
     assert capsys.readouterr().err.endswith("error: argument --window: expected one argument\n")
+
+
+def test_a_classifier_whose_flips_would_be_wrong_is_refused_before_the_run(
+    run, checkpoint_folder, images, tmp_path, capfd
+):
+    class Guess(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.dropout(x, 0.5, True).flatten(1)[:, :2]
+
+    copy, out = tmp_path / "guess", tmp_path / "out"
+    shutil.copytree(checkpoint_folder, copy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Guess()), str(copy / "classifier" / "model.pt"))
+    with pytest.raises(SystemExit) as stop:
+        run("--checkpoint", copy, "--images", images, "--out", out)
+    assert stop.value.code == 2
+    assert capfd.readouterr().err == (
+        "cfgen: error: expected a classifier that says the same of the same images, got other "
+        "logits in a second call (dropout? save it in eval mode)\n"
+    )
+    assert not out.exists()
+
+
+def test_probabilities_in_the_place_of_logits_are_said_in_one_line(
+    run, checkpoint_folder, images, tmp_path, capsys
+):
+    class Sure(torch.nn.Module):
+        def forward(self, x):
+            score = 5 * (x.mean((1, 2, 3)) - 0.5)
+            return torch.stack([-score, score], 1).softmax(1)
+
+    copy, out = tmp_path / "sure", tmp_path / "out"
+    shutil.copytree(checkpoint_folder, copy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Sure()), str(copy / "classifier" / "model.pt"))
+    assert run("--checkpoint", copy, "--images", images, "--limit", 1, "--out", out) == 0
+    line = (
+        "classifier: expected logits, got what looks like probabilities (does the classifier end "
+        "in a softmax? leave it out, or confidence and probabilities are wrong)"
+    )
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert json.loads((out / "run.json").read_text())["warnings"] == [line]
+
+
+def test_a_run_without_a_place_takes_the_next_free_one(run, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = "--images", images, "--limit", 1
+    assert run(*asked) == run(*asked) == 0
+    told = capsys.readouterr().out
+    assert told.count("Open out/index.html") == 2
+    assert told.count("Going on: 1 of 1 images are done.") == 1
+    assert run(*asked, "--confidence", 0.6) == 0
+    assert capsys.readouterr().out.startswith("Another run is in out, so this one goes to out-2.\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out-2"]
+    with pytest.raises(SystemExit):
+        run(*asked, "--confidence", 0.7, "--out", "out")
+    assert "got confidence None there and 0.7 now; --fresh starts over" in capsys.readouterr().err
+    assert run(*asked, "--confidence", 0.7, "--fresh") == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["confidence"] == 0.7
+
+
+def test_what_was_skipped_is_said(run, images, tmp_path, capsys):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(images / "one.png", folder)
+    (folder / "notes.txt").write_text("no image")
+    assert run("--images", folder, "--out", out) == 0
+    line = "skipped: 1 not an image"
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert json.loads((out / "run.json").read_text())["skipped"] == line
+
+
+def test_the_page_of_a_finished_run_can_be_written_again(run, out, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    (copy / "index.html").unlink()
+    assert main(["gallery", str(copy)]) == 0
+    assert capsys.readouterr().out == f"Open {copy / 'index.html'}\n"
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    assert main(["gallery", str(copy), "--single-file"]) == 0
+    assert len((copy / "index.html").read_bytes()) > 2 * len(before[copy / "index.html"])
+    with pytest.raises(SystemExit) as stop:
+        main(["gallery", str(tmp_path / "none")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"cfgen gallery: error: expected a run folder, got '{tmp_path / 'none'}' "
+        "(No such file or directory)\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_got_a_signal_goes_on(how, run, images, checkpoint_folder, tmp_path):
+    folder, two = tmp_path / "images", tmp_path / "two"
+    folder.mkdir()
+    for i in range(40):
+        shutil.copy(images / "one.png", folder / f"{i:02d}.png")
+    asked = ["--images", folder, "--batch-size", 1, "--device", "cpu", "--sweep", 3]
+    asked += ["--direction", "minimal_norm", "--checkpoint", checkpoint_folder, "--out", two]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "cfgen", *map(str, asked)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while started.poll() is None and len([*two.glob("units/*.jsonl")]) < 2:
+        time.sleep(0.01)
+    started.send_signal(how)
+    told, _ = started.communicate()
+    done = len([*two.glob("units/*.jsonl")])
+    assert 2 <= done < 40
+    if how == signal.SIGKILL:
+        assert started.returncode == -how and not (two / "results.csv").exists()
+        # Table and page of what is there are had without going on.
+        assert main(["gallery", str(two)]) == 0
+    else:
+        assert started.returncode == 130
+        last = f"Stopped after {done} of 40 images; the same command goes on."
+        assert told.splitlines()[-1] == last
+    assert len(rows_of(two)) == done and (two / "index.html").is_file()
+    assert run(*asked) == 0
+    assert run(*asked[:-1], tmp_path / "one") == 0
+    assert but_seconds(rows_of(two)) == but_seconds(rows_of(tmp_path / "one"))
+    for row in rows_of(two):
+        one, other = (
+            {p.relative_to(d): p.read_bytes() for p in sorted(d.rglob("*")) if p.is_file()}
+            for d in (tmp_path / n / "cases" / row["case"] for n in ("one", "two"))
+        )
+        assert one == other

@@ -22,7 +22,6 @@ from accelerate import Accelerator
 from cfgen import load_checkpoint
 from cfgen.data import ImageFolder, UnreadableImage, read_picture
 from cfgen.engine import Engine, Settings, units, worker
-from cfgen.engine import run as engine_run
 from cfgen.engine import table as results
 from cfgen.engine.same import difference
 from cfgen.engine.units import Rows, Units
@@ -513,7 +512,7 @@ def test_more_rows_than_a_spreadsheet_opens_are_parquet_too(
 ):
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "out"
-    monkeypatch.setattr(engine_run, "SPREADSHEET", most)
+    monkeypatch.setattr(units, "SPREADSHEET", most)
     monkeypatch.setattr(results, "GROUP", 2)
     odd = [replace(items[0], label="=1+1"), *items[1:]]
 
@@ -532,7 +531,7 @@ def test_more_rows_than_a_spreadsheet_opens_are_parquet_too(
 
 
 def test_without_pyarrow_an_event_says_what_is_missing(make, items, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_run, "SPREADSHEET", 0)
+    monkeypatch.setattr(units, "SPREADSHEET", 0)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     make(sweep=0).run(items[:1], load, tmp_path / "out")
     events = (tmp_path / "out" / "events.jsonl").read_text()

@@ -194,6 +194,7 @@ def run(args: argparse.Namespace) -> int:
         Usage: An option, a file or the checkpoint is wrong.
     """
     from cfgen.cli.terminal import interruptible, progress, table
+    from cfgen.engine.check import check
     from cfgen.engine.worker import no_room
     from cfgen.gallery import write_gallery
 
@@ -203,8 +204,13 @@ def run(args: argparse.Namespace) -> int:
         if args.region and not any(item.mask for item in opened.items):
             raise ValueError("expected masks in labels.csv with --region, got none")
         asked = engine.asked(opened.items, images.reading(), where)
+        device = engine.accelerator.device
+        warnings = check(engine.checkpoint, opened.items, opened.load, device)
         out = engine.place(args.out, asked, args.fresh)
     main = engine.accelerator.is_main_process
+    if main:
+        for line in (*warnings, opened.skipped):
+            print(line, end="\n" if line else "", flush=True)
     if main and args.out is None and out.name != "out":
         print(f"Another run is in out, so this one goes to {out}.", flush=True)
     try:
@@ -221,6 +227,8 @@ def run(args: argparse.Namespace) -> int:
                 record={
                     "synthetic": args.images is None,
                     "arguments": {k: v for k, v in vars(args).items() if k not in PLACES},
+                    "warnings": warnings,
+                    "skipped": opened.skipped,
                 },
                 export=opened.export,
                 load_mask=opened.load_mask,
@@ -242,10 +250,8 @@ def run(args: argparse.Namespace) -> int:
     if engine.accelerator.num_processes > 1:
         engine.accelerator.end_training()
     statuses = {row["status"] for row in rows}
-    if stop.is_set() and main:
-        print(
-            f"Stopped after {rows.images} of {len(opened.items)} images; the same command goes on."
-        )
-    if stop.is_set():
+    if stop.is_set() and (done := rows.images) < len(opened.items):
+        if main:
+            print(f"Stopped after {done} of {len(opened.items)} images; the same command goes on.")
         return INTERRUPTED
     return 1 if statuses & {"UNREADABLE", "FAILED"} else 0

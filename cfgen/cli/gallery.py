@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from cfgen.cli.options import Usage
 
@@ -21,15 +22,21 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write index.html.
+    """Write index.html; of a run that is not finished, with the table of what is done.
 
     Raises:
         Usage: The folder is no run.
     """
+    from cfgen.engine.run_folder import read_record
+    from cfgen.engine.units import write_results
     from cfgen.gallery import write_gallery
 
     try:
+        if (read_record(Path(args.run)) or {}).get("finished") is False:
+            write_results(Path(args.run))
         print(f"Open {write_gallery(args.run, args.single_file)}")
+    except ValueError as error:
+        raise Usage(f"expected a run folder, got '{args.run}'") from error
     except OSError as error:
         raise Usage(f"expected a run folder, got '{args.run}' ({error.strerror})") from error
     return 0

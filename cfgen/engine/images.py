@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,7 @@ class Images:
                 limits=limits,
             ),
             partial(read_item_mask, size=size, keep_aspect=keep_aspect),
+            skipped=items.skipped_line(),
         )
         if not self.dicom:
             return opened
@@ -114,12 +115,14 @@ class Opened:
         load: Reads an item's image.
         load_mask: Reads its lesion mask, None where it has none.
         export: Makes what writes a counterfactual in its source's format, or None.
+        skipped: One line that counts what of the folder is no image; empty where all is.
     """
 
     items: Sequence[Item]
     load: Any
     load_mask: Any
-    export: Any = field(default=None)
+    export: Any = None
+    skipped: str = ""
 
 
 def _drawn(drawn: dict[str, Tensor], item: Item) -> Picture:

@@ -7,8 +7,7 @@ import json
 import platform
 import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,7 +25,6 @@ from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture
 from cfgen.engine import same
 from cfgen.engine.run_folder import (
-    COLUMNS,
     alone,
     clear,
     log,
@@ -35,9 +33,9 @@ from cfgen.engine.run_folder import (
     write_record,
 )
 from cfgen.engine.settings import Settings
-from cfgen.engine.table import SCHEMA, SPREADSHEET, write_parquet, write_table
+from cfgen.engine.table import SCHEMA
 from cfgen.engine.task import Task
-from cfgen.engine.units import Rows, Units
+from cfgen.engine.units import Rows, Units, write_results
 from cfgen.engine.where import Processes, Where
 from cfgen.engine.worker import Exporter, Worker
 from cfgen.plausibility import LPIPS
@@ -274,27 +272,6 @@ class Engine:
         if record["finished"]:
             (out / "secret").unlink(missing_ok=True)
         log(out, "finished" if record["finished"] else "stopped", done=record["done"])
-
-
-def write_results(out: Path) -> dict[str, int]:
-    """Write results.csv from the units that are there; returns how often each status came.
-
-    Where it has more rows than a spreadsheet opens, results.parquet has them, too.
-    """
-    statuses: Counter[str] = Counter()
-
-    def counted() -> Iterator[dict[str, Any]]:
-        for row in Rows(out):
-            statuses[row["status"]] += 1
-            yield row
-
-    write_table(out / "results.csv", COLUMNS, counted())
-    if statuses.total() > SPREADSHEET:
-        try:
-            write_parquet(out / "results.parquet", COLUMNS, Rows(out))
-        except ModuleNotFoundError:
-            log(out, "results.parquet needs pip install 'cfgen[parquet]'")
-    return dict(statuses)
 
 
 def _fits(out: Path, asked: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
+from cfgen.engine.run_folder import COLUMNS, log
+from cfgen.engine.table import SPREADSHEET, write_parquet, write_table
 from cfgen.plausibility import false_discovery_rate
 
 MARK, CLAIM = ".jsonl", ".claim"
@@ -161,6 +164,27 @@ class Rows(Sequence[dict[str, Any]]):
         """One row, or those of a slice."""
         whole = list(self)
         return whole[index]
+
+
+def write_results(out: Path) -> dict[str, int]:
+    """Write results.csv from the units that are there; returns how often each status came.
+
+    Where it has more rows than a spreadsheet opens, results.parquet has them, too.
+    """
+    statuses: Counter[str] = Counter()
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for row in Rows(out):
+            statuses[row["status"]] += 1
+            yield row
+
+    write_table(out / "results.csv", COLUMNS, counted())
+    if statuses.total() > SPREADSHEET:
+        try:
+            write_parquet(out / "results.parquet", COLUMNS, Rows(out))
+        except ModuleNotFoundError:
+            log(out, "results.parquet needs pip install 'cfgen[parquet]'")
+    return dict(statuses)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -252,6 +252,8 @@ class Worker:
             for values in zip(*columns.values(), strict=True)
         ]
         for row, moved in zip(rows, cf.moved.tolist(), strict=True):
+            if row["status"] == Status.NOT_FINITE.name and not row["prob_before"] >= 0:
+                row |= {"source": "", "prob_before": float("nan")}  # f says nothing of the image
             if not moved:  # distances and judgements of an image that was not made say nothing
                 row |= dict.fromkeys(
                     ("latent_l2", "prob_after", "lpips", "l1", "ssim", "plausibility")
