@@ -56,7 +56,7 @@ MARKERS = {
     "ContentCreatorName": "Creator^Rouault",
 }
 GEOMETRY = {
-    "PixelSpacing": [0.5, 0.75],
+    "PixelSpacing": [0.75, 0.75],
     "ImagePositionPatient": [-10.5, 20.25, 30],
     "ImageOrientationPatient": [0.96, 0.28, 0, 0, 0, -1],
     "SliceThickness": 3,

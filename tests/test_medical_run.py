@@ -63,11 +63,12 @@ def study(levels, tmp_path_factory):
     larger = np.kron(levels[1], np.ones((2, 3), np.uint8)).astype(np.int16) * 4 - 1024
     ct = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -100}
     window = {"WindowCenter": -614, "WindowWidth": 1020, "VOILUTFunction": "LINEAR_EXACT"}
-    write_scan(root / "s" / "1.2.3.4711.8", larger, **ct, **window)
+    spacing = {"PixelSpacing": [0.75, 0.5]}  # of 64 x 96 pixels: a square
+    write_scan(root / "s" / "1.2.3.4711.8", larger, **ct, **window, **spacing)
     write_scan(root / "s" / f"{NAME}_frames", levels[2:4])
     # Voxels run to the right and to the front, pictures to the left and to the back.
     upright = np.stack([levels[4], np.zeros((32, 32), np.uint8)], -1)
-    affine = np.array([[1, 0, 0, 4], [0, 1.5, 0, 5], [0, 0, 2, 9], [0, 0, 0, 1]])
+    affine = np.array([[1.5, 0, 0, 4], [0, 1.5, 0, 5], [0, 0, 2, 9], [0, 0, 0, 1]])
     image = nib.Nifti1Image(upright[::-1, ::-1].transpose(1, 0, 2), affine)
     image.header["descrip"] = b"Zuckmayer"
     nib.save(image, root / f"{NAME}.nii.gz")
@@ -102,7 +103,7 @@ REFUSED = {
     "expected an image, got Basic Text SR Storage",
     "expected no identifying text burned into the image, got BurnedInAnnotation YES",
     "file is empty",
-    "expected a volume of 3 dimensions, got 4: (4, 4, 4, 2)",
+    "expected --volume 0 to 1 for a 4-D file of (4, 4, 4, 2), got none",
     "not a NIfTI file, or its header is damaged",
 }
 
@@ -233,6 +234,20 @@ def test_a_volume_is_put_back_where_it_was(done, study, levels):
     assert np.array_equal(shown[::-1, ::-1].T, np.asarray(source.dataobj)[..., 0])
     after = read_image(path.parent / "x_cf.png", channels=1)[0].numpy() * 255
     np.testing.assert_allclose(np.asarray(derived.dataobj)[..., 0], after[::-1, ::-1].T, atol=1e-3)
+
+
+def test_pixels_that_are_not_square_are_put_back_on_their_own_grid(done, levels):
+    """64 x 96 pixels of 0.75 x 0.5 mm are read as the square that they are."""
+    out, _, _ = done
+    grids = {}
+    for path in out.glob("cases/*/x_cf.dcm"):
+        ds = dcmread(path)
+        grids[ds.Rows, ds.Columns] = ds, read_image(path.parent / "x.png", channels=1)[0]
+    ds, x = grids[64, 96]
+    assert ds.PixelSpacing == [0.75, 0.5]
+    seen, whole = (255 * x).numpy(), levels[1].astype(float)
+    assert np.corrcoef(seen.ravel(), whole.ravel())[0, 1] > 0.9
+    np.testing.assert_allclose(seen.mean(1), whole.mean(1), atol=12)  # no black above or below
 
 
 def test_names_are_kept_where_that_is_asked_for(run, study, tmp_path):

@@ -1,7 +1,9 @@
 """NIfTI volumes: slices that hang upright, windows, what is written and what is refused."""
 
 import gzip
+import struct
 from itertools import permutations, product
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -14,6 +16,7 @@ from scans import write_scan
 
 from cfgen.data import ImageFolder, Item, UnreadableImage, Window, nifti, read_item_mask
 from cfgen.data.window import Plane
+from cfgen.engine.images import Images
 
 RNG = np.random.default_rng(0)
 OBLIQUE = from_matvec(
@@ -23,7 +26,8 @@ OBLIQUE = from_matvec(
 
 
 def save(path, values, affine=None, **header):
-    image: Any = nib.Nifti1Image(values, np.eye(4) if affine is None else affine)
+    affine = np.eye(4) if affine is None else affine
+    image: Any = nib.Nifti1Image(values, affine, dtype=values.dtype)
     for key, value in header.items():
         image.header[key] = value
     nib.save(image, path)
@@ -218,10 +222,84 @@ def test_volumes_of_one_more_dimension_or_one_less(tmp_path):
     assert np.array_equal(nifti.read(flat, 0, "axial").values, expected)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int64, np.float64])
+def test_values_that_float32_cannot_hold_stay_what_they_are(tmp_path, kind):
+    values = noise(kind=kind) + kind(2**24)
+    values[0, 0, 2], values[1, 0, 2] = 2**24 + 1, 2**31 - 1
+    path = save(tmp_path / "v.nii.gz", values, np.diag([-1, -1, 1, 1]))
+    plane = nifti.read(path, 2, "axial")
+    assert np.array_equal(plane.values, values[..., 2].T)
+    nifti.write(tmp_path / "o.nii.gz", path, 2, "axial", plane)
+    assert np.array_equal(load(tmp_path / "o.nii.gz").get_fdata()[..., 0], values[..., 2])
+    assert nifti.load(save(tmp_path / "w.nii", noise(kind=kind))).values.dtype == np.float32
+
+
+def test_whole_numbers_that_no_float_holds_are_refused(tmp_path):
+    for extreme in (2**53 + 1, -(2**53) - 1):
+        values = noise(kind=np.int64)
+        values[0, 0, 0] = extreme
+        said = reason(save(tmp_path / "v.nii", values))
+        assert said == "expected whole numbers up to 2^53, got larger ones"
+    values[0, 0, 0] = 2**53
+    assert nifti.read(save(tmp_path / "v.nii", values), 0, "axial").values.max() == 2**53
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+@pytest.mark.parametrize("shape", [(5, 6, 7, 3), (5, 6, 7, 1, 3)])
+def test_a_volume_of_a_4d_file(tmp_path, name, shape):
+    """Each volume reads as the 3-D file of the same voxels, window included, and is put back."""
+    values = RNG.integers(0, 200, shape).astype(np.int16) * np.arange(1, 4, dtype=np.int16)
+    values[:, :, 4, ..., 1] = 0
+    path = save(tmp_path / name, values, OBLIQUE)
+    for part in range(3):
+        alone = save(tmp_path / "alone.nii", values[..., part].reshape(5, 6, 7), OBLIQUE)
+        plane, expected = (
+            nifti.read(file, 2, "coronal", part=number)
+            for file, number in ((path, part), (alone, None))
+        )
+        assert np.array_equal(plane.values, expected.values)
+        assert plane.window == expected.window and plane.grid == expected.grid
+        nifti.write(tmp_path / "o.nii.gz", path, 2, "coronal", plane, part=part)
+        assert load(tmp_path / "o.nii.gz").shape == (5, 1, 7)
+        # A 3-D file is the same for all: what is written of a 4-D one, or its mask.
+        again = nifti.read(tmp_path / "o.nii.gz", 0, "coronal", part=part)
+        assert np.array_equal(again.values, plane.values)
+        np.testing.assert_allclose(
+            load(tmp_path / "o.nii.gz").affine, OBLIQUE @ from_matvec(np.eye(3), [0, 2, 0])
+        )
+    said = "expected --volume 0 to 2 for a 4-D file of {}, got {}"
+    assert reason(path) == said.format(shape, "none")
+    with pytest.raises(UnreadableImage) as caught:
+        nifti.read(path, 2, "axial", part=3)
+    assert str(caught.value) == said.format(shape, 3)
+    alone = tmp_path / "alone.nii"
+    alone.unlink()
+    (tmp_path / "o.nii.gz").unlink()
+    items = ImageFolder(tmp_path, volume=1)[:]
+    assert [item.index for item in items] == [0, 1, 2, 3, 5, 6]
+    assert {item.volume for item in items} == {1}
+    with pytest.raises(ValueError, match="^expected a volume of at least 0, got -1$"):
+        ImageFolder(tmp_path, volume=-1)
+
+
+def test_one_huge_value_has_no_window(tmp_path):
+    message = "expected voxels that a window can hold, got one huge value or range"
+    assert reason(save(tmp_path / "v.nii", np.full((4, 4, 4), 1e20, np.float32))) == message
+    values = noise(kind=np.float64)
+    values[0], values[1] = -1.7e308, 1.7e308
+    assert reason(save(tmp_path / "v.nii", values, cal_min=0, cal_max=0)) == message
+
+
 def singular(path):
     header = nib.Nifti1Header()
     header.set_sform(np.diag([1, 0, 1, 1]), code=1)
     nib.save(nib.Nifti1Image(noise(), None, header), path)
+
+
+def infinite(path):
+    data = bytearray(save(path, noise()).read_bytes())
+    struct.pack_into("<f", data, 280, float("inf"))  # srow_x
+    path.write_bytes(bytes(data))
 
 
 def test_masks_are_cut_as_their_volumes_are(tmp_path):
@@ -262,7 +340,7 @@ REFUSED = {
     ),
     "4-D": (
         lambda p: save(p, noise((4, 4, 4, 3))),
-        "expected a volume of 3 dimensions, got 4: (4, 4, 4, 3)",
+        "expected --volume 0 to 2 for a 4-D file of (4, 4, 4, 3), got none",
     ),
     "colour": (lambda p: save(p, COLOUR), "expected grey voxels, got colour"),
     "complex": (
@@ -276,6 +354,11 @@ REFUSED = {
     "singular": (
         singular,
         "expected an affine of full rank, got a singular one",
+    ),
+    "infinite": (infinite, "expected a finite affine, found NaN or inf"),
+    "5-D": (
+        lambda p: save(p, noise((4, 4, 4, 2, 3))),
+        "expected a volume of 3 or 4 dimensions, got (4, 4, 4, 2, 3)",
     ),
     "outside": (
         lambda p: save(p, noise((4, 4, 0))),
@@ -303,3 +386,15 @@ def test_a_cut_archive_is_refused(tmp_path):
     path = save(tmp_path / "v.nii.gz", noise((40, 40, 40)))
     path.write_bytes(path.read_bytes()[:-3000])
     assert reason(path) == "truncated or damaged"
+
+
+def test_the_volume_that_was_asked_for_is_the_one_that_is_read(tmp_path):
+    values = noise((5, 6, 7, 2))
+    save(tmp_path / "v.nii", values)
+    models: Any = SimpleNamespace(channels=1, size=None)
+    for part in range(2):
+        images = Images(folder=str(tmp_path), volume=part, window="100,200")
+        opened = images.open(models, 0)
+        seen = opened.load(opened.items[3]).x[0].numpy() * 200
+        np.testing.assert_allclose(seen, values[..., 3, part][::-1, ::-1].T, atol=1e-3)
+        assert images.reading()["volume"] == part

@@ -178,6 +178,7 @@ def prepared(args: argparse.Namespace) -> tuple[Engine, Images, Where]:
         stretch=args.stretch,
         window=args.window,
         axis=args.axis,
+        volume=args.volume,
         slices=args.slices,
         dicom=args.dicom,
         keep_ids=args.keep_ids,

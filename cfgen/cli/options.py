@@ -114,6 +114,12 @@ def add_medical(p: argparse.ArgumentParser) -> None:
         help="how NIfTI volumes are cut, by anatomy or by axis of the array (default: %(default)s)",
     )
     medical.add_argument(
+        "--volume",
+        metavar="N",
+        type=int,
+        help="which volume of 4-D NIfTI files, counted from 0",
+    )
+    medical.add_argument(
         "--slices",
         metavar="RANGE",
         help="12 or 10:20, counted from 0, of each volume or multi-frame file (default: all "

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -16,6 +17,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from cfgen.data import colour, modality
 from cfgen.data.decode import file_bytes
 from cfgen.data.frames import decodable, decode_frame
+from cfgen.data.grid import Grid, grid_of_dicom
 from cfgen.data.modality import GROUPS
 from cfgen.data.quiet import quiet
 from cfgen.data.raster import MAX_PIXELS, UnreadableImage, check_pixels
@@ -24,7 +26,6 @@ from cfgen.data.window import Plane, Window, robust_range
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 KEPT = 3  # data sets in memory: a source, its mask, and what is written of it
-MAX_FRAMES = 100_000  # more is damage, and would fill the memory with items
 SAMPLED = 16  # frames that the default window of a multi-frame image is taken from
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 BITS = (1, 8, 16, 32)  # of a pixel in memory
@@ -49,22 +50,6 @@ def is_dicom(path: Path) -> bool:
             return "Rows" in ds
     except Exception:  # damaged bytes are answered with any type of exception
         return False
-
-
-def outline(path: Path) -> tuple[tuple[str, int], int]:
-    """Where a file belongs in reading order, (series, instance number), and how many frames it has.
-
-    A file that cannot be read belongs first and has one frame: reading it says what is wrong.
-    """
-    names = ["SeriesInstanceUID", "InstanceNumber", "NumberOfFrames"]
-    try:
-        with quiet():
-            ds = dcmread(path, force=True, stop_before_pixels=True, specific_tags=names)
-            order = str(ds.get("SeriesInstanceUID", "")), int(ds.get("InstanceNumber") or 0)
-            frames = int(ds.get("NumberOfFrames") or 1)
-            return order, frames if 0 < frames <= MAX_FRAMES else 1
-    except Exception:  # damaged bytes are answered with any type of exception
-        return ("", 0), 1
 
 
 def read(
@@ -104,7 +89,7 @@ def read(
     with refusing("damaged DICOM header"):
         if is_colour(ds):
             values, white = colour.levels(ds, stored)
-            return Plane(values, Window(0.0, float(white)), levels=True)
+            return Plane(values, Window(0.0, float(white)), True, grid(ds, frame))
         values = _meaning(ds, frame, stored)
         if limits is None:
             view = shown(ds, frame, values) or Shown(values, *_default(path, ds, frame))
@@ -113,7 +98,25 @@ def read(
         ends = (view.low, view.high)
         low, high = ends[::-1] if ds.PhotometricInterpretation == "MONOCHROME1" else ends
         unit = "" if view.levels else modality.unit(ds, frame)
-        return Plane(view.values, Window(low, high, unit), view.levels)
+        return Plane(view.values, Window(low, high, unit), view.levels, grid(ds, frame))
+
+
+def grid(ds: Dataset, frame: int) -> Grid:
+    """The grid of a frame; what cannot be parsed of it counts as not said.
+
+    Raises:
+        UnreadableImage: A pixel is far too long.
+    """
+
+    def get(keyword: str, group: str) -> Any:
+        try:
+            found = (place.get(keyword) for place in modality.places(ds, frame, group))
+            return next((value for value in found if value is not None), None)
+        except Exception:  # damaged bytes are answered with any type of exception
+            return None
+
+    with quiet():
+        return grid_of_dicom(get)
 
 
 def _without_names(ds: Dataset) -> None:

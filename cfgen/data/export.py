@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from cfgen._version import __version__
-from cfgen.data import derived, dicom, nifti
+from cfgen.data import derived, dicom, nifti, volume
 from cfgen.data.decode import UnreadableImage
 from cfgen.data.folder import Item
+from cfgen.data.grid import squared
 from cfgen.data.identity import Identity
 from cfgen.data.picture import read_picture, read_plane, resize, to_channels
 from cfgen.data.put_back import put_back
@@ -108,16 +108,20 @@ class Export:
 
         def fit(image: Tensor) -> Tensor:
             """How reading comes from the window to the image: linear."""
-            return resize(to_channels(image, len(x)), size, keep_aspect=self.keep_aspect)
+            grey = to_channels(image, len(x))
+            return resize(grey, size, keep_aspect=self.keep_aspect, aspect=plane.grid.aspect)
 
         if item.kind == "nifti":
-            values = put_back(plane, x, x_cf, fit, lambda v: v.astype(np.float32), 0)
+            kind = volume.load(item.path, item.volume).values.dtype
+            values = put_back(plane, x, x_cf, fit, lambda v: v.astype(kind), 0)
             changed = replace(plane, values=values)
-            keep = self.identity.keep
-            nifti.write(out, item.path, item.index, item.axis, changed, keep_ids=keep)
+            how = {"part": item.volume, "keep_ids": self.identity.keep}
+            nifti.write(out, item.path, item.index, item.axis, changed, **how)
             return
         source = dicom.load(item.path)
-        stored = storage(source, item.index, plane, resized=plane.values.shape[-2:] != size)
+        h, w = plane.values.shape[-2:]
+        resized = {(h, w), squared((h, w), plane.grid.aspect)} != {size}
+        stored = storage(source, item.index, plane, resized=resized)
         plane = replace(plane, values=stored.round(plane.values))
         step = abs(stored.slope / (plane.window.high - plane.window.low))
         changed = replace(plane, values=put_back(plane, x, x_cf, fit, stored.round, step))

@@ -35,6 +35,7 @@ class Item:
         kind: "picture", "dicom" or "nifti".
         index: Frame or slice of a medical file, or page of a TIFF, from 0.
         axis: Axis of a NIfTI slice.
+        volume: Which volume of a 4-D NIfTI file, from 0.
         opaque: Whether the names above hide those of the file.
         max_pixels: An image, slice or frame that has more is refused.
     """
@@ -49,6 +50,7 @@ class Item:
     kind: str = "picture"
     index: int = 0
     axis: str = "axial"
+    volume: int | None = None
     opaque: bool = False
     max_pixels: int = MAX_PIXELS
 
@@ -60,7 +62,8 @@ class ImageFolder(Sequence[Item]):
     item: reading it says "no such file". Without a labels.csv hidden files and folders (a leading
     dot) are skipped, and so are run folders in it (``run.json`` beside ``cases``); DICOM files are
     known by their suffix or their content, and those of one series in a folder follow each other
-    by instance number. Items are made when they are asked for: millions of files fit into memory.
+    by instance number, or by position where that is missing. Items are made when they are asked
+    for: millions of files fit into memory.
 
     Args:
         root: The folder, or a single DICOM or NIfTI file.
@@ -70,6 +73,7 @@ class ImageFolder(Sequence[Item]):
         split: Keep the rows of this split.
         limit: Keep the first items only.
         axis: How NIfTI volumes are cut: axial, coronal, sagittal, or axis 0, 1, 2 of the array.
+        volume: Which volume of a 4-D NIfTI file, from 0.
         slices: Which slices of a volume, frames of a DICOM file and pages of a TIFF; None takes all
             frames and pages, and the slices that hold more than one value.
         keep_ids: Show the names of DICOM and NIfTI files; else they are case-0001, ...
@@ -80,7 +84,7 @@ class ImageFolder(Sequence[Item]):
 
     Raises:
         ValueError: The folder, the labels file, a column or the split is not there, labels.csv is
-            damaged, there are no images, or limit or max_pixels is less than 1.
+            damaged, there are no images, limit or max_pixels is less than 1 or volume less than 0.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class ImageFolder(Sequence[Item]):
         split: str | None = None,
         limit: int | None = None,
         axis: str = "axial",
+        volume: int | None = None,
         slices: slice | None = None,
         keep_ids: bool = False,
         max_pixels: int = MAX_PIXELS,
@@ -102,6 +107,8 @@ class ImageFolder(Sequence[Item]):
             raise ValueError(f"expected a folder of images at '{root}', got {found}")
         if limit is not None and limit < 1:
             raise ValueError(f"expected a limit of at least 1, got {limit}")
+        if volume is not None and volume < 0:
+            raise ValueError(f"expected a volume of at least 0, got {volume}")
         if max_pixels < 1:
             raise ValueError(f"expected max_pixels of at least 1, got {max_pixels}")
         if labels is None and (root / "labels.csv").is_file():
@@ -125,13 +132,14 @@ class ImageFolder(Sequence[Item]):
             kept = [row for row, name in enumerate(given) if name == split]
             self._columns = {k: [v[row] for row in kept] for k, v in self._columns.items()}
         self._root = root.parent if single else root
-        self._axis, self._keep_ids, self._max_pixels = axis, keep_ids, max_pixels
+        self._axis, self._volume = axis, volume
+        self._keep_ids, self._max_pixels = keep_ids, max_pixels
         self._kinds = bytearray()  # of each file
         self._rows, self._indices = array("I"), array("I")  # of each item: its file and its slice
         for row, file in enumerate(self._columns["file"]):
             path = os.path.join(self._root, file)
             kind = kind_of(path)
-            indices = _indices(path, kind, axis, slices, max_pixels)
+            indices = _indices(path, kind, axis, volume, slices, max_pixels)
             self._kinds.append(KINDS.index(kind))
             self._rows.extend([row] * len(indices))
             self._indices.extend(indices)
@@ -174,6 +182,7 @@ class ImageFolder(Sequence[Item]):
             kind=kind,
             index=self._indices[at],
             axis=self._axis,
+            volume=self._volume,
             opaque=self._is_opaque(row),
             max_pixels=self._max_pixels,
         )
@@ -223,10 +232,15 @@ def parse_slices(text: str) -> slice:
 
 
 def _indices(
-    path: str, kind: str, axis: str, slices: slice | None, max_pixels: int
+    path: str,
+    kind: str,
+    axis: str,
+    volume: int | None,
+    slices: slice | None,
+    max_pixels: int,
 ) -> Sequence[int]:
     """The frames, slices or pages of a file; one that cannot be read has one."""
     if kind == "nifti" and slices is None:
-        return nifti.slices(Path(path), axis, max_pixels)
-    number = count(path, kind, axis, max_pixels)
+        return nifti.slices(Path(path), axis, volume, max_pixels)
+    number = count(path, kind, axis, volume, max_pixels)
     return range(number) if slices is None or number == 1 else range(number)[slices]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cfgen.data import dicom, nifti
 from cfgen.data.decode import pages
+from cfgen.data.series import outline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 PAGED = (".tif", ".tiff")
@@ -44,12 +45,12 @@ def why_not(path: str) -> str | None:
     return "image of another kind" if name.endswith(OTHER) else "not an image"
 
 
-def count(path: str | Path, kind: str, axis: str, max_pixels: int) -> int:
+def count(path: str | Path, kind: str, axis: str, volume: int | None, max_pixels: int) -> int:
     """Number of frames, slices or pages of a file; 1 of one that cannot be read."""
     if kind == "nifti":
-        return nifti.depth(Path(path), axis, max_pixels)
+        return nifti.depth(Path(path), axis, volume, max_pixels)
     if kind == "dicom":
-        return dicom.outline(Path(path))[1]
+        return outline(Path(path)).frames
     return 1 if page_of(path, 0) is None else pages(Path(path))
 
 

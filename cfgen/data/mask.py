@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 from pydicom import Dataset
 from torch import Tensor
 
-from cfgen.data import dicom, nifti
+from cfgen.data import dicom
 from cfgen.data.decode import file_bytes, upright
 from cfgen.data.folder import Item
 from cfgen.data.kinds import count, kind_of, page_of
 from cfgen.data.modality import places
+from cfgen.data.picture import read_plane, square
 from cfgen.data.raster import UnreadableImage, check_pixels
 from cfgen.data.read import fit_mask, read_mask
+from cfgen.data.volume import check_grid, load
 
 CLOSE = 0.1  # pixels by which a voxel of a mask may miss the pixel of its image
 
@@ -45,9 +48,9 @@ def read_item_mask(
         return None
     kind = kind_of(item.mask)
     if kind == "nifti":
-        return fit_mask(_nifti(item, item.mask), size, keep_aspect=keep_aspect)
+        return _fitted(item, _nifti(item, item.mask), size, keep_aspect)
     own, found = (
-        count(path, k, item.axis, item.max_pixels)
+        count(path, k, item.axis, item.volume, item.max_pixels)
         for path, k in ((item.path, item.kind), (item.mask, kind))
     )
     if own != found or (item.kind == "nifti" and own > 1):
@@ -56,6 +59,14 @@ def read_item_mask(
             f"{own} of {item.kind}, got {found} of {kind}"
         )
     mask = _dicom(item, item.mask) if kind == "dicom" else _picture(item, item.mask)
+    return _fitted(item, mask, size, keep_aspect)
+
+
+def _fitted(item: Item, mask: Tensor, size: tuple[int, int] | None, keep_aspect: bool) -> Tensor:
+    """Make a mask square, pad and resize it as its image is, to the nearest pixel."""
+    if item.kind != "picture" and keep_aspect and size is not None:
+        aspect = read_plane(item).grid.aspect
+        mask = square(mask[None].byte(), aspect, mode="nearest-exact")[0] > 0
     return fit_mask(mask, size, keep_aspect=keep_aspect)
 
 
@@ -96,16 +107,15 @@ def _dicom(item: Item, path: Path) -> Tensor:
 
 def _nifti(item: Item, path: Path) -> Tensor:
     if item.kind == "nifti":
-        nifti.check_grid(path, item.path)
-        plane = nifti.read(path, item.index, item.axis, max_pixels=item.max_pixels)
-        return torch.from_numpy(plane.values != 0)
+        check_grid(path, item.path, item.volume)
+        return torch.from_numpy(read_plane(replace(item, path=path)).values != 0)
     if item.kind == "picture":
         raise UnreadableImage("expected a picture as the mask of a picture, got a NIfTI volume")
     ds = dicom.load(item.path)
     pixels = _affine(ds, item.index)
     if pixels is None:
         raise UnreadableImage("expected an image that says where it lies, for a NIfTI mask")
-    volume = nifti.load(path, item.max_pixels)
+    volume = load(path, item.volume, item.max_pixels)
     h, w = int(ds.Rows), int(ds.Columns)
     rows, columns = np.mgrid[:h, :w].reshape(2, -1)
     try:
@@ -128,7 +138,7 @@ def _shape(item: Item) -> tuple[int, int]:
     if item.kind == "dicom":
         ds = dicom.load(item.path)
         return int(ds.Rows), int(ds.Columns)
-    h, w = nifti.read(item.path, item.index, item.axis, max_pixels=item.max_pixels).values.shape
+    h, w = read_plane(item).values.shape
     return h, w
 
 

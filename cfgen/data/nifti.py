@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from cfgen.data.grid import Grid, sides_of
 from cfgen.data.quiet import quiet
-from cfgen.data.raster import MAX_PIXELS, UnreadableImage, check_pixels
-from cfgen.data.window import Plane, Window, robust_range
+from cfgen.data.raster import MAX_PIXELS, UnreadableImage
+from cfgen.data.volume import load
+from cfgen.data.window import Plane, Window
 
 SUFFIXES = (".nii", ".nii.gz")
-KEPT = 3  # volumes in memory: a source, its mask, and what is written of it
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the world axis that a slice is cut across
-
-# nibabel repairs headers and says so on a handler of its own.
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
+MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 
 
 class View(NamedTuple):
@@ -36,6 +34,12 @@ class View(NamedTuple):
     transpose: bool
     flip: tuple[int, ...]
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Axes of the array that run along the columns and along the rows of a slice."""
+        first, second = (a for a in range(3) if a != self.axis)
+        return (second, first) if self.transpose else (first, second)
+
     def hang(self, plane: np.ndarray) -> np.ndarray:
         """A slice of the array as it is shown."""
         return np.flip(plane.T if self.transpose else plane, self.flip)
@@ -46,24 +50,19 @@ class View(NamedTuple):
         return plane.T if self.transpose else plane
 
 
-class Volume(NamedTuple):
-    """A volume in memory: the image, its values (I, J, K) and the ends of its window."""
-
-    image: Any
-    values: np.ndarray
-    limits: tuple[float, float]
-
-
-def slices(path: Path, axis: str, max_pixels: int = MAX_PIXELS) -> list[int]:
+def slices(
+    path: Path, axis: str, part: int | None = None, max_pixels: int = MAX_PIXELS
+) -> list[int]:
     """Indices of the slices across an axis that hold more than one value; [0] if unreadable.
 
     Args:
         path: The file.
         axis: axial, coronal, sagittal, or the axis 0, 1, 2 of the array.
+        part: Which of the volumes of a 4-D file.
         max_pixels: A volume with more in a slice counts as unreadable.
     """
     try:
-        volume = load(path, max_pixels)
+        volume = load(path, part, max_pixels)
         across = np.moveaxis(volume.values, view(volume.image.affine, axis).axis, 0)
         flat = across.reshape(len(across), -1)
         return np.flatnonzero(flat.min(1) != flat.max(1)).tolist() or [0]
@@ -71,10 +70,10 @@ def slices(path: Path, axis: str, max_pixels: int = MAX_PIXELS) -> list[int]:
         return [0]
 
 
-def depth(path: Path, axis: str, max_pixels: int = MAX_PIXELS) -> int:
+def depth(path: Path, axis: str, part: int | None = None, max_pixels: int = MAX_PIXELS) -> int:
     """Number of slices across an axis; 1 if unreadable."""
     try:
-        volume = load(path, max_pixels)
+        volume = load(path, part, max_pixels)
         return volume.values.shape[view(volume.image.affine, axis).axis]
     except UnreadableImage:
         return 1
@@ -85,6 +84,7 @@ def read(
     index: int,
     axis: str,
     *,
+    part: int | None = None,
     limits: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Plane:
@@ -94,6 +94,7 @@ def read(
         path: The file.
         index: Index along the axis, from 0.
         axis: axial, coronal, sagittal (the axis of the array closest to it), or 0, 1, 2.
+        part: Which of the volumes of a 4-D file, from 0.
         limits: Lowest and highest value of the window; None takes cal_min and cal_max of the file
             where they are set; else the full scale of unsigned 8 bit, or the percentiles 0.5 and
             99.5 of the volume.
@@ -107,7 +108,7 @@ def read(
         UnreadableImage: It is no grey volume that can be read; the message quotes nothing of the
             file.
     """
-    volume = load(path, max_pixels)
+    volume = load(path, part, max_pixels)
     plane = view(volume.image.affine, axis)
     if not 0 <= index < volume.values.shape[plane.axis]:
         raise UnreadableImage(
@@ -116,13 +117,50 @@ def read(
     values = plane.hang(volume.values.take(index, plane.axis)).astype(np.float64)
     if not np.isfinite(values).all():
         raise UnreadableImage("expected finite voxels, found NaN or inf")
-    return Plane(values, Window(*(limits or volume.limits)))
+    low, high = limits or volume.limits
+    if not 0 < high - low < np.inf:
+        raise UnreadableImage("expected voxels that a window can hold, got one huge value or range")
+    return Plane(values, Window(low, high), grid=_grid(volume.image, plane))
+
+
+def _grid(image: Any, hung: View) -> Grid:
+    """The grid of a slice as it is hung.
+
+    Without an sform and a qform no one said which side is which, nor that lengths are in mm where
+    the unit is unknown, too.
+    """
+    rows, columns = hung.shown
+    sizes = voxel_sizes(image.affine)
+    height, width = float(sizes[rows]), float(sizes[columns])
+    header = image.header
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:  # a code that stands for none
+        unit = "unknown"
+    placed = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    if not placed:
+        known = unit != "unknown"
+        spacing = (height * MILLIMETRES[unit], width * MILLIMETRES[unit]) if known else None
+        return Grid(height / width, spacing)
+    across, down = (
+        image.affine[:3, a] * [-1, -1, 1] * (-1 if i in hung.flip else 1)
+        for a, i in ((columns, 1), (rows, 0))
+    )
+    scale = MILLIMETRES[unit]
+    return Grid(height / width, (height * scale, width * scale), sides=sides_of(across, down))
 
 
 def write(
-    out: Path, source: Path, index: int, axis: str, plane: Plane, *, keep_ids: bool = False
+    out: Path,
+    source: Path,
+    index: int,
+    axis: str,
+    plane: Plane,
+    *,
+    part: int | None = None,
+    keep_ids: bool = False,
 ) -> None:
-    """Write a slice as a volume of one slice in the place of its source, float32.
+    """Write a slice as a volume of one slice in the place of its source, in floating point.
 
     Args:
         out: The file, .nii or .nii.gz.
@@ -130,14 +168,15 @@ def write(
         index: Index of the slice in the source.
         axis: As it was read.
         plane: Its values and window, which becomes cal_min and cal_max.
+        part: Which of the volumes of a 4-D source.
         keep_ids: Keep the header's text and extensions.
     """
-    image = load(source).image
+    image, read, _ = load(source, part)
     hung = view(image.affine, axis)
     header = image.header.copy()
     _move(header, image.affine, hung.axis, index)
-    values = np.expand_dims(hung.take_down(plane.values), hung.axis).astype(np.float32)
-    header.set_data_dtype(np.float32)
+    values = np.expand_dims(hung.take_down(plane.values), hung.axis).astype(read.dtype)
+    header.set_data_dtype(read.dtype)
     header["cal_min"], header["cal_max"] = plane.window.low, plane.window.high
     if not keep_ids:
         header.extensions.clear()
@@ -170,18 +209,6 @@ def _move(header: Any, affine: np.ndarray, axis: int, index: int) -> None:
         header.set_qform(qform @ step)
 
 
-def check_grid(mask: Path, path: Path) -> None:
-    """Check that a mask lies on the grid of its volume.
-
-    Raises:
-        UnreadableImage: Its shape or affine is another, or one of them cannot be read.
-    """
-    grid, image = load(mask).image, load(path).image
-    same = grid.shape == image.shape and np.allclose(grid.affine, image.affine, atol=1e-2)
-    if not same:
-        raise UnreadableImage("expected a mask on the grid of its volume, got another grid")
-
-
 def view(affine: np.ndarray, axis: str) -> View:
     """How to cut and hang the slices of a volume with this affine.
 
@@ -195,68 +222,5 @@ def view(affine: np.ndarray, axis: str) -> View:
     first, second = (a for a in range(3) if a != across)
     # World axes point right, anterior, superior. Rows run along the later of the two, and both
     # start at its far end: superior or anterior above, the patient's right or front left.
-    transpose = bool(world[first] < world[second])
-    shown = (second, first) if transpose else (first, second)
-    return View(across, transpose, tuple(i for i, a in enumerate(shown) if direction[a] > 0))
-
-
-def load(path: Path, max_pixels: int | None = None) -> Volume:
-    """The volume of a file, checked; those read last are kept.
-
-    Raises:
-        UnreadableImage: It is no grey volume, or has more than ``max_pixels`` in a slice.
-    """
-    try:
-        stat = path.stat()
-    except (OSError, ValueError) as error:
-        raise UnreadableImage("no such file") from error
-    if max_pixels is not None:
-        check_pixels(_largest(path), max_pixels)
-    return _load(path, (stat.st_mtime_ns, stat.st_size))
-
-
-def _largest(path: Path) -> tuple[int, int]:
-    """The size of the largest slice, from the header; (0, 0) where it cannot be read."""
-    try:
-        with quiet():
-            image: Any = nib.load(path)
-            small, large = sorted(image.shape[:3])[-2:]
-    except Exception:  # reading it says what is wrong
-        return 0, 0
-    return small, large
-
-
-@lru_cache(maxsize=KEPT)
-def _load(path: Path, stamp: tuple[int, int]) -> Volume:
-    if not stamp[1]:
-        raise UnreadableImage("file is empty")
-    try:
-        with quiet():
-            image = nib.load(path)
-    except Exception as error:  # nibabel quotes the path
-        raise UnreadableImage("not a NIfTI file, or its header is damaged") from error
-    if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is one as well; CIFTI is not
-        raise UnreadableImage("expected a NIfTI volume, got another kind of file")
-    shape, kind = image.shape, np.dtype(image.header.get_data_dtype())
-    stored: Any = image.dataobj
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    shape += (1,) * (3 - len(shape))
-    if len(shape) != 3:
-        raise UnreadableImage(f"expected a volume of 3 dimensions, got {len(shape)}: {shape}")
-    if kind.kind not in "uif":
-        raise UnreadableImage(f"expected grey voxels, got {'colour' if kind.names else kind}")
-    if min(shape) < 1:
-        raise UnreadableImage(f"expected a volume with voxels, got {shape}")
-    try:
-        with quiet():
-            values = np.asarray(stored, np.float32).reshape(shape)
-            full = kind == np.uint8 and (stored.slope, stored.inter) == (1, 0)
-            image = type(image)(values, image.affine, image.header)
-    except Exception as error:
-        raise UnreadableImage("truncated or damaged") from error
-    low, high = float(image.header["cal_min"]), float(image.header["cal_max"])
-    if not (np.isfinite([low, high]).all() and low < high):
-        finite = values[np.isfinite(values)]
-        low, high = (0.0, 255.0) if full or not finite.size else robust_range(finite)
-    return Volume(image, values, (low, high))
+    hung = View(across, bool(world[first] < world[second]), ())
+    return hung._replace(flip=tuple(i for i, a in enumerate(hung.shown) if direction[a] > 0))

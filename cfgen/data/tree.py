@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from cfgen.data import dicom
 from cfgen.data.kinds import KNOWN, kind_of, why_not
+from cfgen.data.series import Outline, in_order, outline
 
 
 def image_files(root: Path) -> tuple[list[str], Counter[str]]:
     """Every image file below a folder, not hidden or of a run, as a relative POSIX path, sorted.
 
     Links are followed, but no folder is read twice. DICOM files of one series and folder follow
-    each other by instance number.
+    each other by instance number, or by position where that is missing.
 
     Returns:
         The files, and how many others were skipped for which reason.
@@ -29,16 +29,18 @@ def image_files(root: Path) -> tuple[list[str], Counter[str]]:
         raise ValueError(
             f"expected image files ({listed}) in '{root}', got none{passed and f'; {passed}'}"
         )
-    first: dict[tuple[str, str], str] = {}
-    order: dict[str, tuple[str, int, str]] = {}
+    series: dict[tuple[str, str], dict[str, Outline]] = {}
     for file in found:
         if kind_of(os.path.join(root, file)) == "dicom":
-            series, number = dicom.outline(root / file)[0]
-            # A series stands where its first file does.
-            anchor = first.setdefault((os.path.dirname(file), series), file) if series else file
-            order[file] = (anchor, number, file)
+            place = outline(root / file)
+            key = (os.path.dirname(file) if place.series else file, place.series)
+            series.setdefault(key, {})[file] = place
+    # A series stands where its first file does.
+    order = {
+        file: (min(one), at) for one in series.values() for at, file in enumerate(in_order(one))
+    }
     if order:
-        found.sort(key=lambda file: order.get(file) or (file, 0, file))
+        found.sort(key=lambda file: order.get(file) or (file, 0))
     return found, skipped
 
 

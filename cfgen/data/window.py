@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from cfgen.data.grid import Grid
+
 TAIL = 0.5  # percent of the pixels that the default window leaves out at either end
 
 
@@ -46,11 +48,13 @@ class Plane:
         values: Physical values (H, W), or red, green and blue (3, H, W); float64, finite.
         window: What is shown of them.
         levels: Whether the values are the levels that are shown, not what they were measured as.
+        grid: Its pixels in the patient.
     """
 
     values: np.ndarray
     window: Window
     levels: bool = False
+    grid: Grid = Grid()
 
     @property
     def colour(self) -> bool:
@@ -65,10 +69,12 @@ class Picture:
     Attributes:
         x: Image (C, H, W) in [0, 1].
         window: What 0 and 1 stand for; None for a picture file, whose levels have no unit.
+        grid: Its pixels in the patient, as far as the file says.
     """
 
     x: Tensor
     window: Window | None = None
+    grid: Grid = Grid()
 
 
 def parse_window(text: str) -> tuple[float, float]:

@@ -33,6 +33,7 @@ class Images:
         stretch: Resize without keeping the aspect.
         window: "CENTER,WIDTH" of medical files; None for their own.
         axis: How NIfTI volumes are cut.
+        volume: Which volume of 4-D NIfTI files.
         slices: Which slices of volumes and frames of multi-frame files, as "12" or "10:20".
         dicom: Write counterfactuals in their sources' format, too.
         keep_ids: Keep the names of medical files, and what they say of the patient.
@@ -46,6 +47,7 @@ class Images:
     stretch: bool = False
     window: str | None = None
     axis: str = "axial"
+    volume: int | None = None
     slices: str | None = None
     dicom: bool = False
     keep_ids: bool = False
@@ -53,8 +55,9 @@ class Images:
 
     def reading(self) -> dict[str, Any]:
         """How an image is read and written: what a run that goes on must have the same."""
-        names = ("stretch", "window", "axis", "slices", "dicom", "keep_ids", "max_pixels")
-        return {name: getattr(self, name) for name in names} | {"synthetic": self.folder is None}
+        names = ("stretch", "window", "axis", "volume", "slices", "dicom", "keep_ids")
+        chosen = {name: getattr(self, name) for name in (*names, "max_pixels")}
+        return chosen | {"synthetic": self.folder is None}
 
     def open(self, checkpoint: Checkpoint, seed: int) -> Opened:
         """Find the images.
@@ -81,6 +84,7 @@ class Images:
             split=self.split,
             limit=self.limit,
             axis=self.axis,
+            volume=self.volume,
             slices=parse_slices(self.slices) if self.slices else None,
             keep_ids=self.keep_ids,
             max_pixels=self.max_pixels,

@@ -36,7 +36,7 @@ def listing(items: Iterable[Item]) -> str:
     for item in items:
         mask = item.mask.name if item.mask else None
         told = (item.path.name, item.file, item.stem, item.label, mask, item.patient, item.split)
-        line = json.dumps([*told, item.kind, item.index, item.axis])
+        line = json.dumps([*told, item.kind, item.index, item.axis, item.volume])
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 
