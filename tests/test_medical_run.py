@@ -250,6 +250,23 @@ def test_pixels_that_are_not_square_are_put_back_on_their_own_grid(done, levels)
     np.testing.assert_allclose(seen.mean(1), whole.mean(1), atol=12)  # no black above or below
 
 
+def test_sides_sizes_and_neighbours_are_recorded(done):
+    out, _, _ = done
+    said = {}
+    for path in out.glob("cases/*/geometry.json"):
+        said[path.parent.name] = json.loads(path.read_text())
+        for one in said[path.parent.name].get("neighbours", []):
+            assert (path.parent / one["file"]).is_file()
+    one, volume, two, three, four = (said[name] for name in sorted(said))
+    coronal = {"left": "RA", "right": "LP", "top": "H", "bottom": "F"}
+    assert [case["sides"] for case in (one, two, three, four)] == [coronal] * 4
+    assert volume["sides"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    mm = [case["mm_per_pixel"] for case in (one, two, three, four, volume)]
+    assert mm == [[0.75, 0.75], [1.5, 1.5], [0.75, 0.75], [0.75, 0.75], [1.5, 1.5]]
+    offsets = [[n["offset"] for n in case.get("neighbours", [])] for case in (three, four, volume)]
+    assert offsets == [[1], [-1], [1]]
+
+
 def test_names_are_kept_where_that_is_asked_for(run, study, tmp_path):
     out = tmp_path / "out"
     assert run("--images", study, "--keep-ids", "--dicom", "--out", out) == 1

@@ -19,6 +19,7 @@ from torch import Tensor
 from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture, UnreadableImage
+from cfgen.data.geometry import write_geometry
 from cfgen.diverse import diverse
 from cfgen.engine import same
 from cfgen.engine.run_folder import COLUMNS, alternative_case, write_case, write_window
@@ -194,6 +195,8 @@ class Worker:
             write_case(cf, case, self.settings.sweep * whole, one.mask, arrays=whole)
             if one.picture is not None and one.picture.window is not None:
                 write_window(one.picture.window, case)
+            if one.picture is not None:
+                write_geometry(one.item, one.picture, case, self.load if whole else None)
             more = self.export(one.item, cf, row, case)
         said = (row["message"], one.trouble, more.get("message", ""))
         row |= more | {"message": " ".join(filter(None, said))}

@@ -119,6 +119,8 @@ class Case:
         told["fitted"] = not self.windowed
         if self.windowed:
             told["window"] = json.loads((self.folder / "window.json").read_text(encoding="utf-8"))
+        if (self.folder / "geometry.json").is_file():
+            told["geometry"] = self._geometry()
         if (self.folder / "mask.png").is_file():
             told["mask"] = _data_url(self.folder / "mask.png")
         if self.made:
@@ -131,6 +133,18 @@ class Case:
             concepts = json.loads((self.folder / "concepts.json").read_text(encoding="utf-8"))
             told["concepts"] = [[name, *values] for name, values in concepts.items()]
         return told
+
+    def _geometry(self) -> dict[str, Any]:
+        """Sides, millimetres a pixel, and the neighbours in reading order with their pictures."""
+        assert self.folder is not None
+        said = json.loads((self.folder / "geometry.json").read_text(encoding="utf-8"))
+        near = [(one["offset"], self.folder / one["file"]) for one in said.get("neighbours", [])]
+        there = [
+            {"offset": offset, "src": data_url(file.read_bytes(), "webp")}
+            for offset, file in sorted(near)
+            if file.is_file()
+        ]
+        return said | {"neighbours": there}
 
     def _frames(self) -> list[dict[str, Any]]:
         """The counterfactual among the steps of its sweep, if it has one, in order of lambda."""

@@ -30,7 +30,7 @@ from cfgen.gallery.words import (
     words_of,
 )
 
-SCRIPTS = "pixels panes load cards overview case draw curve export gif keys".split()
+SCRIPTS = "pixels marks panes load cards overview case draw curve export gif keys".split()
 CHUNK = 200  # cards that the page brings at once; a run of no more is all in the page
 SORTED_BY = ("lam", "plausibility", "prob_before", "prob_after")
 

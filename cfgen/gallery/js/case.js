@@ -3,9 +3,10 @@
 const overview = $("#overview");
 const caseView = $("#case");
 const panes = { x: $("#pane-x"), cf: $("#pane-cf"), d: $("#pane-d") };
-let open = null; // { index, data, x, frames, mask, border, maps }
+let open = null; // { index, data, x, frames, mask, border, maps, stack }
 const fresh = () => ({
   frame: 0,
+  slice: open?.stack.findIndex(({ offset }) => !offset), // of the stack of neighbours
   window: open?.data.fitted ? presetOf(1) : { level: 127.5, width: 255 },
   invert: false,
   toggled: false,
@@ -76,6 +77,8 @@ function tell() {
   for (const element of [...$$(".made", caseView), panes.d]) element.hidden = !made;
   $("#walk").hidden = $("#save-gif").hidden = data.frames.length < 2;
   $("#outline-label").hidden = !open.border;
+  $("#slices").hidden = open.stack.length < 2;
+  $("#slice").max = open.stack.length - 1;
   if (made) tellScale();
   tellPresets();
   tellPanels();
@@ -115,6 +118,7 @@ function tellPanels() {
   const maps = open.maps.map((_, i) => {
     const pane = panes.x.cloneNode(true);
     pane.id = `pane-map-${i}`;
+    $("#slices", pane).remove();
     listen($(".stage", pane), controls);
     return pane;
   });

@@ -24,9 +24,7 @@ function draw() {
   const table = windowTable(state.window, state.invert);
   const border = shownBorder();
   const original = paint(open.x, table);
-  if (!panes.x.hidden) {
-    show(panes.x, [{ image: original }], { border, mark: markOf(false) }, "Original", saidBefore());
-  }
+  if (!panes.x.hidden) drawOriginal(original, table, border);
   if (made) {
     drawCompared(original, paint(frame(), table), border);
     const mark = markOf(true);
@@ -44,6 +42,17 @@ function draw() {
   });
   drawCurve();
   tellProbe();
+}
+
+// The original, or the slice beside it that the reader scrolled to.
+function drawOriginal(original, table, border) {
+  const { offset, image } = open.stack[state.slice];
+  if (!offset) {
+    show(panes.x, [{ image: original }], { border, mark: markOf(false) }, "Original", saidBefore());
+    return;
+  }
+  const words = `${Math.abs(offset)} ${offset < 0 ? "before" : "after"} the original`;
+  show(panes.x, [{ image: paint(image, table) }], {}, "Neighbouring slice", words);
 }
 
 // What is painted and said of the open case; what is saved takes it from here too.
@@ -97,7 +106,8 @@ function show(pane, layers, more, title, words) {
     number.className = "num";
     caption.replaceChildren(element("b", title), " ", number);
   }
-  canvas.setAttribute("aria-label", `${open.data.name}, ${title.toLowerCase()}; ${words}`);
+  const label = `${open.data.name}, ${title.toLowerCase()}; ${words}${marksText(open.data)}`;
+  canvas.setAttribute("aria-label", label);
   $(".stage", pane).setAttribute("aria-label", `${title}: arrows with Shift move the probe`);
 }
 

@@ -35,6 +35,8 @@ function settings() {
   press($("#invert"), state.invert);
   press($("#toggle"), state.toggled);
   $("#mix").value = 100 * compare.mix;
+  $("#slice").value = state.slice;
+  $("#slice").setAttribute("aria-valuetext", sliceText());
   for (const element of $$("#modes .mode"))
     element.hidden = !element.classList.contains(compare.mode) || !open.frames.length;
   for (const pane of $$(".stage", caseView))
@@ -75,6 +77,9 @@ on("#zoom-out", "click", () => zoomBy(Math.SQRT1_2));
 on("#mix", "input", () => {
   compare.mix = $("#mix").valueAsNumber / 100;
 });
+on("#slice", "input", () => {
+  state.slice = $("#slice").valueAsNumber;
+});
 for (const name of ["#opacity", "#under", "#outline"]) on(name, "input", () => {});
 on("#level", "input", () => {
   const { low, high } = open.data.window;
@@ -108,6 +113,15 @@ function moveProbe(dx, dy) {
   if (view.zoom > 1) moveView((probe.x + 0.5) / width, (probe.y + 0.5) / height);
 }
 
+function sliceText() {
+  const { offset } = open.stack[state.slice];
+  return offset ? `${Math.abs(offset)} ${offset < 0 ? "before" : "after"}` : "the original";
+}
+function scrollSlices(by) {
+  if (panes.x.hidden) setMode("side");
+  state.slice = clamp(state.slice + by, 0, open.stack.length - 1);
+}
+
 const modes = ["side", "fade", "curtain", "flicker"];
 const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const keys = {
@@ -127,6 +141,8 @@ const keys = {
   o: () => {
     $("#outline").checked = !$("#outline").checked;
   },
+  j: () => scrollSlices(-1),
+  k: () => scrollSlices(1),
   "+": () => zoomBy(Math.SQRT2),
   "-": () => zoomBy(Math.SQRT1_2),
   ArrowLeft: () => {

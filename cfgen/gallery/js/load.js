@@ -33,14 +33,20 @@ function fetchCase(index) {
 
 async function decodeCase(index) {
   const data = await fetchCase(index);
+  const near = data.geometry?.neighbours ?? [];
   const all = [
     data.x,
     data.mask,
     ...data.frames.map((frame) => frame.src),
     ...data.attribution.map(([, src]) => src),
+    ...near.map(({ src }) => src),
   ];
   const [x, mask, ...rest] = await Promise.all(all.map((src) => src && decode(src)));
   const frames = rest.splice(0, data.frames.length);
+  const beside = rest.splice(rest.length - near.length);
+  const stack = near.map(({ offset }, i) => ({ offset, image: beside[i] }));
+  stack.push({ offset: 0, image: x });
+  stack.sort((a, b) => a.offset - b.offset);
   return {
     index,
     data,
@@ -48,6 +54,7 @@ async function decodeCase(index) {
     frames,
     maps: rest,
     mask,
+    stack,
     border: mask && borderOf(mask),
     limit: 255 * data.limit,
     flip: data.frames.findIndex((frame) => frame.flip),

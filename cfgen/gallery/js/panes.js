@@ -53,13 +53,14 @@ function drawLayers(context, layers, { scale, left, top }, { border, mark, ratio
     }
     context.restore();
   }
-  if (mark) {
-    const bottom = Math.min(top + height * scale, canvas.height);
-    burn(context, mark, visible[0], bottom, visible[1] - visible[0], ratio);
-  }
+  const box = { left: visible[0], right: visible[1], top: Math.max(top, 0) };
+  box.bottom = box.foot = Math.min(top + height * scale, canvas.height);
+  if (mark) box.foot -= burn(context, mark, box.left, box.bottom, box.right - box.left, ratio);
+  const { geometry } = open.data;
+  if (geometry) drawMarks(context, box, geometry, (width * scale) / open.x.width, ratio);
 }
 
-// Write a mark over the foot of an image, in as many lines as it takes.
+// Write a mark over the foot of an image, in as many lines as it takes; returns its height.
 function burn(context, mark, left, bottom, width, ratio) {
   const size = 12 * ratio;
   context.font = `600 ${size}px system-ui, sans-serif`;
@@ -73,6 +74,7 @@ function burn(context, mark, left, bottom, width, ratio) {
   lines.forEach((line, i) => {
     context.fillText(line, left + width / 2, bottom - height + size * (0.35 + 1.25 * i), width);
   });
+  return height;
 }
 
 function drawPane(canvas, layers, more) {
