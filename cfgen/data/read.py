@@ -14,7 +14,7 @@ from cfgen.data.decode import decode, file_bytes
 from cfgen.data.raster import MAX_PIXELS, Raster, UnreadableImage
 
 LUMA = np.array([0.299, 0.587, 0.114])
-BLOCK = 2**20  # pixels that are floats at once before they are resized
+BLOCK = 2**18  # pixels that are floats at once before they are resized
 
 
 def read_image(
@@ -55,8 +55,13 @@ def read_image(
     tall, wide = check_padded(raster.shape, size, keep_aspect, max_pixels)
     # Block by block to the width that is wanted: the floats of a whole file may fill the memory.
     width = raster.shape[1] if size is None else size[1]
-    parts = [_along(part, 2, wide, width, "bilinear") for part in _blocks(raster, channels)]
-    image = torch.cat(parts, 1)
+    # The result has its place first: small parts between large blocks keep the heap from shrinking.
+    image, top = torch.empty(0), 0
+    for block in _blocks(raster, channels):
+        if not top:
+            image = block.new_empty(len(block), raster.shape[0], width)
+        image[:, top : top + block.shape[1]] = _along(block, 2, wide, width, "bilinear")
+        top += block.shape[1]
     height = raster.shape[0] if size is None else size[0]
     image = _along(image, 1, tall, height, "bilinear").clamp_(0, 1)
     return image.expand(channels, -1, -1).contiguous()
