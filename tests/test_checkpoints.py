@@ -232,6 +232,11 @@ def test_the_oracle_is_another_model_than_the_classifier(checkpoint_folder):
     assert ck.oracle.config["architecture"] == "timm:resnet10t"
 
 
+def test_a_checkpoint_is_called_as_its_folder_wherever_one_stands(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    assert load_checkpoint(".").name == "copy"
+
+
 def test_missing_weights_are_an_error(copy):
     (copy / "classifier" / "model.pt").unlink()
     with raises(FileNotFoundError, f"expected model.pt in {copy / 'classifier'}, got none"):

@@ -71,6 +71,19 @@ def test_the_guess_is_where_a_plane_is_crossed(direction, confined):
     assert torch.equal(direction(world.problem), alpha)
 
 
+def test_a_projection_takes_what_the_vectors_span_and_no_more():
+    """One vector thrice and none at all: each sample loses what it holds, whatever its length."""
+    randn = random(4)
+    v, w = randn(2, 1, 8), randn(2, 8)
+    vectors = torch.cat([v, 2 * v, -1e3 * v, 0 * v], 1)
+    vectors[1] = 0
+    left = away_from(vectors)(w, slice(None))
+    along = (w[0] @ v[0, 0]) / v[0, 0].square().sum() * v[0, 0]
+    torch.testing.assert_close(left, torch.stack([w[0] - along, w[1]]))
+    rows = torch.tensor([1, 0])
+    torch.testing.assert_close(away_from(vectors)(w[rows], rows), left[rows])
+
+
 def test_a_curved_boundary_is_guessed_to_a_percent():
     world = curved_world("ellipsoid, far", 1)
     guess = MinimalNorm().aim(world.problem)[1]

@@ -170,6 +170,11 @@ def test_relighting_changes_gain_and_gamma_as_far_as_it_is_told():
     bent = relight(x, gain=0, gamma=0.3)[:, 0, 0, 1:].log() / (x[:, 0, 0, 1:] + 1e-4).log()
     torch.testing.assert_close(bent[:, 0], bent[:, 1])
     assert 0.7 <= bent.min() + 1e-4 < 0.73 and 1.27 < bent.max() <= 1.3001
+    # Each of the two is drawn for itself.
+    both = relight(x, gain=0.4, gamma=0.3)[:, 0, 0, 1:].log()
+    power = (both[:, 1] - both[:, 0]) / math.log(0.5001 / 0.2501)
+    factor = both[:, 1] - power * math.log(0.5001)
+    assert abs(torch.corrcoef(torch.stack([power, factor]))[0, 1]) < 0.2
     assert relight(torch.ones(50, 1, 2, 2), gain=0.5).max() == 1
     assert relight(torch.full((2, 1, 2, 2), -0.1)).isfinite().all()
 
@@ -207,7 +212,7 @@ def test_the_mirror_finds_the_middle_of_a_brain_that_lies_askew():
     symmetric = symmetric - 0.2 * ((y - 60) ** 2 + (x - 43) ** 2 < 36)  # on the left, too
     turn = math.radians(3)
     theta = torch.tensor(
-        [[math.cos(turn), -math.sin(turn), 1 / 32], [math.sin(turn), math.cos(turn), 0]]
+        [[math.cos(turn), -math.sin(turn), 6 / 128], [math.sin(turn), math.cos(turn), 0]]
     )[None]
     grid = F.affine_grid(theta, [1, 1, 128, 128], align_corners=False)
     askew = F.grid_sample(symmetric, grid, align_corners=False)
@@ -241,11 +246,15 @@ def test_a_lesion_is_given_only_to_a_brain_that_has_room_for_it():
     rim[..., 60:64, 20:24] = 1
     assert (rim * (brain > 0)).sum() == 16
     assert donors(brain, rim, 1, draw).tolist() == [-1]
+    most = torch.zeros(1, 1, 128, 128)
+    most[..., 60:64, 20:70] = 1  # four fifths of it lie inside
+    assert donors(brain, most, 1, draw).tolist() == [-1]
+    assert donors(brain, most * (torch.arange(128) > 32), 1, draw).tolist() == [0]
 
 
 def test_made_slices_are_five_kinds():
     """Without lesion; given to the healthy and to those without; decoys of both."""
-    x = head().expand(4, -1, -1, -1)
+    x = head() * torch.tensor([1, 0.7, 1, 1]).view(4, 1, 1, 1)
     mask = torch.zeros(4, 1, 128, 128)
     mask[2:, :, 50:60, 50:60] = 1
     real = Slices(
@@ -261,9 +270,10 @@ def test_made_slices_are_five_kinds():
     image, m = real.images.float() / 255, mask[2:]
     without = replace(image[2:], m, m)
     torch.testing.assert_close(slices.images[:2].float() / 255, without, atol=1 / 255, rtol=0)
-    # A lesion is as bright for its host as for its patient; here both brains are alike.
+    # A lesion is as bright for its host as for its patient, in a darker brain too.
     given = slices.images[2:4].float() / 255 - image[:2]
-    assert 0.25 < given[m > 0].mean() < 0.35
+    lit = (given * m).sum((1, 2, 3)) / m.sum((1, 2, 3))
+    torch.testing.assert_close(lit, torch.tensor([0.3, 0.21]), atol=0.05, rtol=0)
     assert given[grow(m) == 0].abs().max() < 0.01
     # A decoy of an ill slice keeps its lesion as it is.
     for decoy, own in zip(slices.images[8:], slices.masks[8:], strict=True):

@@ -206,6 +206,8 @@ def test_a_view_that_the_direction_takes_itself_comes_first():
         torch.testing.assert_close(found, each)
     seen = drawn(lambda x: x + 0.25, torch.Generator(), dark)(torch.full((1, 1, 2, 2), 0.5))
     assert seen.unique().tolist() == [0.5]
+    seen = drawn(lambda x: x + 0.9, torch.Generator())(torch.full((1, 1, 2, 2), 0.5))
+    assert seen.unique().tolist() == [1.0]  # whatever draws it
 
 
 def test_the_guess_of_the_natural_gradient_is_where_its_own_way_crosses():
