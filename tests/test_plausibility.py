@@ -397,6 +397,7 @@ def test_sketch_is_unbiased_and_its_error_shrinks_with_the_width():
 def test_sketch_of_images(lpips):
     x = images(0, 3, 1, 32, 32)
     torch.testing.assert_close(sketch(lpips, x, 64, 5), project(lpips.features(x), 64, 5))
+    assert sketch(lpips, x).shape == (3, 512)
     message = "expected a width of at least 1, got 0"
     with pytest.raises(ValueError, match=f"^{message}$"):
         sketch(lpips, x, 0)
