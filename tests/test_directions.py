@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,7 +8,7 @@ from cfgen import DIRECTIONS, Direction, FirstCrossing, Flip, Gradient, MinimalN
 from cfgen.cli import parser
 from cfgen.directions import PRIOR_GUIDED, Confined, Smoothed
 from cfgen.directions.confined import away_from
-from cfgen.directions.minimal_norm import NEAR, PATIENCE, WIDE, look, mix
+from cfgen.directions.minimal_norm import NEAR, PATIENCE, WIDE, Spheres, crossing, look, mix
 from cfgen.engine import Settings
 from cfgen.explain import explain
 from cfgen.generators import Identity
@@ -241,6 +243,66 @@ def test_a_look_finds_the_boundary_from_spheres_alone(name, spheres, target):
         ray, crossing = look(world.problem, -world.nearest, known, told / 9999, rows, spheres)
         assert torch.equal(ray, -world.nearest)
         assert torch.equal(crossing, known)
+
+
+def test_a_look_walks_as_ddn_does():
+    """Against a twin: where it asks, by steps that shrink as half a cosine on spheres."""
+
+    def score(a: Tensor, b: Tensor) -> Tensor:
+        return a - 1 + 3 * b.square() - a * b
+
+    problem, asked, whole = on_pixels(score), [], Problem.grad
+
+    def grad(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(z.flatten())
+        return whole(problem, z, rows)
+
+    problem.grad = grad  # type: ignore[method-assign]
+    spheres, told, rows = Spheres(2, 12, 0.1), torch.tensor([0.08]).double(), torch.arange(1)
+    away = torch.tensor([[[[0.0, -1.0]]]]).double()
+    look(problem, away, torch.tensor([torch.inf]).double(), told, rows, spheres)
+
+    d, radius, reach, nearest = torch.zeros(2).double(), 0.16, 0.16, math.inf
+    for i, place in enumerate(asked):
+        torch.testing.assert_close(place, d)
+        m, g = (t[0].flatten() for t in whole(problem, d.view(1, 1, 1, 2), rows))
+        size = float(d.norm())
+        nearest = min(nearest, size) if m > 0 else nearest
+        radius *= 0.9 if m > 0 or size == 0 or size > nearest else 1.1
+        step = 0.01 + 0.99 * (1 + math.cos(math.pi * i / 12)) / 2
+        d = d + step * reach * g / g.norm()
+        d = radius * d / d.norm()
+    assert len(asked) == 12 and math.isfinite(nearest)
+
+
+def test_a_tangent_plane_is_trusted_near_the_boundary_only():
+    """A fifth of the way back, as much ahead as it is told to; downhill there is no crossing."""
+    told = [
+        (0.19, 1.0, 1.81),  # the margin, its slope, and where it crosses for a length of 2
+        (0.39, 1.0, 1.61),
+        (0.41, 1.0, 2.0),
+        (-0.05, 0.5, 2.1),
+        (-0.19, 1.0, 2.19),
+        (-0.21, 1.0, math.inf),
+        (-0.05, -1.0, math.inf),
+        (0.05, -1.0, 2.0),
+    ]
+    m, slope, expected = torch.tensor(told, dtype=torch.float64).T
+    v = torch.tensor([[0.6, 0.8]], dtype=torch.float64).expand(len(m), 2)
+    side = torch.tensor([0.8, -0.6], dtype=torch.float64)
+    found = crossing(m, slope[:, None] * v + side, v, torch.full_like(m, 2.0), 0.1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mix_goes_on_by_one_step_at_most():
+    """Gaps of 1.5 and 1 would be closed by two more steps of the same kind."""
+    rays, normals = (
+        [torch.tensor([[a]]).double() for a in ends] for ends in ((0, 0.2), (1.5, 1.2))
+    )
+    torch.testing.assert_close(mix(rays, normals), torch.tensor([[0.9]]).double())
+    normals[0] = torch.tensor([[3.0]]).double()  # gaps of 3 and 1: half a step is enough
+    expected = torch.tensor([[1.2 + 0.5 * (1.2 - 3.0)]]).double()
+    torch.testing.assert_close(mix(rays, normals), expected, rtol=0, atol=1e-3)
 
 
 def test_minimal_norm_looks_after_many_gradients_or_always():
