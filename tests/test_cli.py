@@ -118,7 +118,8 @@ def test_a_run_leaves_behind_what_is_promised(out, checkpoint):
                 assert picture.size == (32, 32)
         for name in ("thumb.webp", "case.js"):
             assert (folder / name).is_file()
-            assert f"cases/{row['case']}/{name}" in page
+        assert f"cases/{row['case']}/thumb.webp" in page
+        assert f'"{row["case"]}"' in page  # the page brings its case.js by this name
         with np.load(folder / "case.npz", allow_pickle=False) as case:
             for name in ("x", "x_rec", "x_cf"):
                 assert case[name].dtype == np.float32
@@ -151,6 +152,8 @@ def test_run_json_says_what_was_done_with_what(out, images, checkpoint, checkpoi
         "window": None,
         "axis": "axial",
         "slices": None,
+        "volume": None,
+        "max_pixels": 100_000_000,
         "dicom": False,
         "keep_ids": False,
         "target": None,

@@ -32,7 +32,10 @@ PAGES = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OF_OTHERS = {"--num_processes", "--multi_gpu", "--help"}  # accelerate's, and everybody's
+OF_OTHERS = set(  # accelerate's, ray's, and everybody's
+    "--num_processes --multi_gpu --num_machines --machine_rank --main_process_ip "
+    "--main_process_port --head --address --help".split()
+)
 there = pytest.mark.skipif(
     not (ROOT / "checkpoints" / "brain-flair" / "config.json").is_file(),
     reason="checkpoints/brain-flair is not there",
