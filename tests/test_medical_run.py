@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import gzip
 import io
 import json
@@ -24,7 +25,7 @@ from scans import MARKERS, NAME, markers, write_colours, write_scan
 
 from cfgen import load_checkpoint
 from cfgen.cli import main
-from cfgen.data import Item, read_image, read_picture
+from cfgen.data import Item, derived, read_image, read_picture
 
 checkpoint_folder = tiny.checkpoint_folder
 images = tiny.images
@@ -337,6 +338,26 @@ def test_a_file_that_cannot_be_written_costs_no_other_case(run, study, tmp_path,
     written = [row for row in rows_of(out) if row["status"] == "FLIPPED"]
     assert {row["message"] for row in written} == {"x_cf.dcm cannot be written."}
     assert {(row["dicom_flips"], row["dicom_lam"]) for row in written} == {("0", "")}
+
+
+def test_a_disk_that_is_full_when_a_file_is_written_stops_the_run(
+    run, study, tmp_path, monkeypatch, capsys
+):
+    write = derived.write
+
+    def full(*rest):
+        write(*rest)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("cfgen.data.derived.write", full)
+        assert run("--images", study / "s", "--dicom", "--out", out) == 1
+    line = f"The disk of '{out}' is full. What is done is whole; the same command goes on."
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert rows_of(out) == [] and not [*(out / "cases").iterdir()]
+    assert run("--images", study / "s", "--dicom", "--out", out) == 0
+    assert {row["dicom_flips"] for row in rows_of(out) if row["status"] == "FLIPPED"} == {"1"}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from cfgen.data.quiet import quiet
 from cfgen.data.raster import MAX_PIXELS, UnreadableImage, check_pixels
 from cfgen.data.voi import Shown, shown
 from cfgen.data.window import Plane, Window, robust_range
+from cfgen.data.written import FULL
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 KEPT = 3  # data sets in memory: a source, its mask, and what is written of it
@@ -256,11 +257,16 @@ def _name(uid: UID) -> str:
 
 @contextmanager
 def refusing(reason: str) -> Iterator[None]:
-    """Any exception, which may quote what a file says, becomes UnreadableImage with this reason."""
+    """Any exception, which may quote what a file says, becomes UnreadableImage with this reason.
+
+    A disk that is full is no fault of the file.
+    """
     try:
         with quiet():
             yield
     except UnreadableImage:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise UnreadableImage(reason) from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 MARK = "synthetic counterfactual, not for diagnosis"
 SYNTHETIC_PATIENT = "synthetic patient, not for diagnosis"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room for what is written
 
 
 def to_image(x: Tensor) -> Image.Image:

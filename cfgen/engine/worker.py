@@ -20,6 +20,7 @@ from cfgen import metrics
 from cfgen.checkpoints import Checkpoint
 from cfgen.data import Item, Picture, UnreadableImage
 from cfgen.data.geometry import write_geometry
+from cfgen.data.written import FULL
 from cfgen.diverse import diverse
 from cfgen.engine import same
 from cfgen.engine.run_folder import COLUMNS, alternative_case, write_case, write_window
@@ -269,7 +270,7 @@ class Worker:
 def no_room(error: BaseException | None) -> bool:
     """Whether an error comes from a disk that is full."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             return True
         error = error.__cause__ or error.__context__
     return False
