@@ -156,7 +156,7 @@ class Engine:
             try:
                 where.run(worker, items, units, todo, stop or Event(), on_unit)
             finally:
-                if main and todo:
+                if main and not (read_record(out) or {}).get("finished"):
                     self.write(units, time.perf_counter() - start)
             self.accelerator.wait_for_everyone()
         return Rows(out)
@@ -192,7 +192,7 @@ class Engine:
         free = None
         if self.accelerator.is_main_process:
             names = (f"out-{number}" if number > 1 else "out" for number in count(1))
-            free = next(name for name in names if _fits(Path(name), asked))
+            free = next(name for name in names if same.fits(Path(name), asked))
         (free,) = broadcast_object_list([free])
         return Path(free or "out")
 
@@ -219,8 +219,6 @@ class Engine:
             raise ValueError(
                 f"expected to go on with the run in '{out}', got {differs}; --fresh starts over"
             )
-        (out / "cases").mkdir(exist_ok=True)
-        units.clear()
         done = units.done()
         for number in done:
             rows = (row for row in Rows(out).unit(number) if row["alternative"] == 1)
@@ -236,6 +234,8 @@ class Engine:
             former = {} if fresh or former is None else former
             seconds = former.get("seconds", 0.0)
             write_record(out, self.record(asked, seconds) | dict(record) | {"images": units.images})
+            (out / "cases").mkdir(exist_ok=True)
+            units.clear()
             log(out, "start", images=units.images, units=len(units), todo=len(todo))
         return todo
 
@@ -272,12 +272,3 @@ class Engine:
         if record["finished"]:
             (out / "secret").unlink(missing_ok=True)
         log(out, "finished" if record["finished"] else "stopped", done=record["done"])
-
-
-def _fits(out: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether a run that is asked so can begin or go on in a folder."""
-    try:
-        former = read_record(out)
-    except ValueError:  # something else is there
-        return False
-    return former is None or not same.difference(former.get("asked"), asked)

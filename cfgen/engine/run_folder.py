@@ -29,7 +29,8 @@ COLUMNS = (
 ).split()
 
 FOLDERS = ("cases", "units", "page")
-FILES = ("index.html", "results.csv", "results.parquet", "run.json", "events.jsonl", "secret")
+FILES = ("index.html", "results.csv", "results.parquet", "events.jsonl", "secret", "run.json")
+NOTHING = {".lock", "run.json.part"}  # left by a run that was killed as it began
 
 
 def alternative_case(stem: str, number: int, taken: Collection[str]) -> str:
@@ -107,7 +108,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"expected a folder for the output, got the file '{out}'")
-    if not out.is_dir() or not any(name.name != ".lock" for name in out.iterdir()):
+    if not out.is_dir() or {path.name for path in out.iterdir()} <= NOTHING:
         return None
     try:
         return json.loads((out / "run.json").read_text(encoding="utf-8"))

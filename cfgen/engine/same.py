@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cfgen.data import Item
+from cfgen.engine.run_folder import read_record
 
 Stamp = list[int]
 
@@ -28,6 +29,15 @@ def difference(former: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> st
             return "other images now" if name == "listing" else f"other weights of the {name} now"
         return f"{name} {there} there and {now} now"
     return ""
+
+
+def fits(out: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether a run that is asked so can begin or go on in a folder."""
+    try:
+        former = read_record(out)
+    except ValueError:  # something else is there
+        return False
+    return former is None or not difference(former.get("asked"), asked)
 
 
 def listing(items: Iterable[Item]) -> str:
