@@ -35,6 +35,7 @@ TITLES = {
     "lgg": "The smallest flips",
     "everywhere": "Digits and a plane, for everybody",
     "gallery": "The page",
+    "stops": "Runs that are stopped, and where they run",
 }
 HEAD = """# Results
 

@@ -132,4 +132,4 @@ def test_what_is_held_is_of_the_same_batch():
     with pytest.raises(ValueError, match=r"^expected logits of shape \(B, K\) before, got \(2,\)$"):
         Hold(torch.zeros(2), (0,))
     with pytest.raises(ValueError, match="^expected criteria of one batch, got 2 and 3 rows$"):
-        Flip(target(0, 1)) & Hold(torch.zeros(3, 2), (0,))
+        _ = Flip(target(0, 1)) & Hold(torch.zeros(3, 2), (0,))
