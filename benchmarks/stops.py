@@ -128,10 +128,19 @@ def kills(args: argparse.Namespace, folder: Path, whole: Path, seconds: float) -
     return {"kills": killed, "units whole at each": at, "runs": len(runs), "equal": sum(equal)}
 
 
-def interrupts(args: argparse.Namespace, folder: Path, whole: Path, wait: float) -> dict[str, Any]:
+def interrupts(args: argparse.Namespace, folder: Path, whole: Path) -> dict[str, Any]:
     """Ctrl-C in the middle: exit status, table and page of what is done; then to the end."""
     out = folder / "interrupted"
-    code = stopped(args, out, wait, signal.SIGINT)
+    process = subprocess.Popen(
+        [sys.executable, *command(args, out)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and marks(out) < marks(whole) // 2:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code = process.wait()
     table, page = len(left(out)[0]), (out / "index.html").is_file()
     run(args, out)
     return {"exit": code, "rows": table, "page": page, "equal": left(out) == left(whole)}
@@ -278,7 +287,7 @@ def main() -> None:
             whole = folder / "whole"
             work: dict[str, Callable[[], dict[str, Any]]] = {
                 "kills": lambda: kills(args, folder, whole, wall / 3),
-                "interrupts": lambda: interrupts(args, folder, whole, wall / 2),
+                "interrupts": lambda: interrupts(args, folder, whole),
                 "full_disk": lambda: full_disk(args, folder, whole),
                 "actors": lambda: actors(args, folder, whole),
                 "places": lambda: places(args, folder, whole, alone),
